@@ -1,0 +1,1 @@
+//! Kubernetes kinds that Meridian serves: its own and the foreign ones.

@@ -1,0 +1,1 @@
+//! Command line of Meridian: join, unjoin, plan, get.

@@ -1,0 +1,1 @@
+//! Hub and member watches, propagation, discovery, leader election.

@@ -1,0 +1,1 @@
+//! Pure decisions of Meridian: no I/O, no clock, no randomness.

@@ -1,0 +1,1 @@
+//! Authoritative DNS that answers with the nearest place that has room.

@@ -1,0 +1,1 @@
+//! Global L7 proxy that sends each request to the nearest cluster with room.
