@@ -1,1 +1,17 @@
 //! Pure decisions of Meridian: no I/O, no clock, no randomness.
+//!
+//! Same inputs, same bytes out. Everything that has to be known is an argument, time and chance
+//! included, so that every decision can be tested synchronously, replayed and explained.
+//!
+//! | module | decides |
+//! | --- | --- |
+//! | [`steer`] | which place serves whom: the one decision of DNS, LB and discovery |
+//! | [`snapshot`] | nothing: the immutable value that is decided from |
+//! | [`geo`] | how far two places are apart |
+
+pub mod geo;
+pub mod id;
+pub mod name;
+pub mod snapshot;
+pub mod steer;
+pub mod time;
