@@ -34,7 +34,6 @@ pub struct DnsZoneSpec {
     )]
     pub domain: String,
     /// Name servers, in order; the first is the SOA's MNAME unless that is set.
-    #[serde(default)]
     #[schemars(length(min = 1, max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub name_servers: Vec<NameServer>,
