@@ -6,12 +6,18 @@
 //! | module | decides |
 //! | --- | --- |
 //! | [`steer`] | which place serves whom: the one decision of DNS, LB and discovery |
+//! | [`route`] | which backend serves a host and a path |
 //! | [`snapshot`] | nothing: the immutable value that is decided from |
 //! | [`geo`] | how far two places are apart |
+//! | [`zone`] | what a DNS name means |
+//! | [`health`] | whether a probed path is well |
 
 pub mod geo;
+pub mod health;
 pub mod id;
 pub mod name;
+pub mod route;
 pub mod snapshot;
 pub mod steer;
 pub mod time;
+pub mod zone;
