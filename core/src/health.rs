@@ -182,7 +182,9 @@ mod tests {
     #[test]
     fn only_failures_in_a_row_lose_a_path() {
         let mut machine = machine();
-        for outcome in [Outcome::Failure, Outcome::Failure, Outcome::Success, Outcome::Failure, Outcome::Failure] {
+        for outcome in
+            [Outcome::Failure, Outcome::Failure, Outcome::Success, Outcome::Failure, Outcome::Failure]
+        {
             assert_eq!(machine.observe(outcome, at(1)), None);
         }
         let change = machine.observe(Outcome::Failure, at(9));
