@@ -20,6 +20,7 @@ pub mod site;
 pub mod suite;
 pub mod tcp_proxy;
 pub mod wait;
+pub mod walkthrough;
 mod watch;
 
 /// Chooses ring for TLS, once per process; later calls do nothing.

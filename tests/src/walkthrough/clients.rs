@@ -98,7 +98,8 @@ pub async fn curl(site: Option<&Site>, address: Ipv4Addr, host: Option<&str>) ->
         command.args(["--header", &format!("Host: {host}")]);
     }
     command.arg(format!("http://{address}/"));
-    let output = tokio::process::Command::from(command).kill_on_drop(true).output().await.context("running curl")?;
+    let output =
+        tokio::process::Command::from(command).kill_on_drop(true).output().await.context("running curl")?;
     if !output.status.success() {
         bail!("curl {address}: {}", String::from_utf8_lossy(&output.stderr).trim());
     }

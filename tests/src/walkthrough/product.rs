@@ -100,7 +100,8 @@ impl Product {
     /// When one cannot be started.
     pub fn start_edge(&mut self, bed: &Bed, site: &str) -> anyhow::Result<()> {
         let place = bed.site(site);
-        let dns = bed.run_binary("meridian-dns", Some(place), &self.dns_flags(place), &format!("dns-{site}"))?;
+        let dns =
+            bed.run_binary("meridian-dns", Some(place), &self.dns_flags(place), &format!("dns-{site}"))?;
         let lb = bed.run_binary("meridian-lb", Some(place), &self.lb_flags(place), &format!("lb-{site}"))?;
         let edge = self.edges.iter_mut().find(|edge| edge.site == site).context("no such edge")?;
         (edge.dns, edge.lb) = (Some(dns), Some(lb));
