@@ -66,6 +66,14 @@ impl Story {
         Ok(())
     }
 
+    /// Joins the members and applies the shop, without the rest of the story.
+    ///
+    /// # Errors
+    /// As the first step.
+    pub async fn settle(&mut self) -> anyhow::Result<()> {
+        steps::join::play(self).await
+    }
+
     fn title(&self, number: u8, title: &str) {
         self.print(&format!("\n{:>5.1} s  step {number}: {title}", self.began.elapsed().as_secs_f64()));
     }

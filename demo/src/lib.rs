@@ -1,1 +1,0 @@
-//! The live fleet of make demo.
