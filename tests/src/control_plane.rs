@@ -314,7 +314,8 @@ impl Cluster {
             .arg(format!("--audit-policy-file={}", file("audit-policy.yaml")))
             .arg(format!("--audit-log-path={}", file("audit.log")))
             .args(["--audit-log-mode=blocking", "--audit-log-maxsize=2000"])
-            .envs([("GOMEMLIMIT", "300MiB"), ("GOGC", "50"), ("GOMAXPROCS", "2")]);
+            // Measured: GOGC=50 saves 60 MiB and costs a quarter more CPU per write.
+            .envs([("GOMEMLIMIT", "400MiB"), ("GOMAXPROCS", "2")]);
         if self.net.index() > 0 {
             // One of those who share an etcd compacts it; etcd itself does so too.
             command.arg("--etcd-compaction-interval=0");
