@@ -182,7 +182,7 @@ pub struct Health {
 
 impl Default for Health {
     fn default() -> Self {
-        Self { failback_hold: Duration::from_secs(10), all_unhealthy: WhenAllUnhealthy::FailOpen }
+        Self { failback_hold: Duration::from_secs(5), all_unhealthy: WhenAllUnhealthy::FailOpen }
     }
 }
 
