@@ -1,0 +1,5 @@
+//! `meridian-lb`: see the library.
+
+fn main() -> anyhow::Result<()> {
+    meridian_lb::app::run(meridian_runtime::config::parse())
+}
