@@ -13,6 +13,7 @@ use std::time::Duration;
 use anyhow::Context;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, Client};
+use rustix::process::Signal;
 
 use crate::audit::{self, AuditLog};
 use crate::kubeconfig::{self, Entry};
@@ -272,6 +273,26 @@ impl Cluster {
         .await;
         let tail = locked(&self.api).as_ref().map(|p| p.log_tail(10)).unwrap_or_default();
         ready.map(|_| ()).with_context(|| format!("the end of its log:\n{tail}"))
+    }
+
+    /// Freezes the controller manager (SIGSTOP): Deployments, EndpointSlices and the like stay as they are.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn freeze_controllers(&self) -> anyhow::Result<()> {
+        self.signal_controllers(Signal::STOP)
+    }
+
+    /// Undoes [`Cluster::freeze_controllers`].
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn thaw_controllers(&self) -> anyhow::Result<()> {
+        self.signal_controllers(Signal::CONT)
+    }
+
+    fn signal_controllers(&self, signal: Signal) -> anyhow::Result<()> {
+        locked(&self.controllers).as_ref().context("there is no controller manager")?.signal(signal)
     }
 
     /// Resident memory in MiB: (API server, controller manager).

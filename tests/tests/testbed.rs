@@ -49,6 +49,7 @@ fn main() -> ExitCode {
         case("load_balancer_answers_and_refuses_without_pods", load_balancer),
         case("foreign_ingress_gets_an_address_that_answers", foreign_ingress),
         case("terminating_pod_drains_and_then_refuses", terminating_pod),
+        case("terminating_pod_serves_until_it_is_withdrawn", withdrawn_late),
         case("load_generator_counts_answers_by_cluster_and_failures", load_counts),
         case("audit_log_records_writes_by_user", audit_log),
         case("api_server_returns_on_its_port_and_pods_never_notice", api_restart),
@@ -439,6 +440,29 @@ async fn terminating_pod(bed: Arc<Bed>) -> anyhow::Result<()> {
     })
     .await?;
     scale(member, "brief", 0).await?;
+    Ok(())
+}
+
+async fn withdrawn_late(bed: Arc<Bed>) -> anyhow::Result<()> {
+    let member = bed.member(AMERICA);
+    let pod = scale(member, "late", 1).await?.swap_remove(0);
+    member.cluster.freeze_controllers()?;
+    let frozen = async {
+        let pods: Api<Pod> = Api::default_namespaced(member.cluster.client());
+        pods.delete(&pod.name, &DeleteParams::default()).await?;
+        // Twice as long as a pod drains: the slice still sends clients to it.
+        let until = Instant::now() + Duration::from_secs(3);
+        while Instant::now() < until {
+            get(socket(&pod)?, "h", "/", PATIENCE).await.context("still listed, and does not answer")?;
+        }
+        anyhow::Ok(())
+    }
+    .await;
+    member.cluster.thaw_controllers()?;
+    frozen?;
+    let refuses = async || Ok((reach(socket(&pod)?, PATIENCE).await == Reach::Refused).then_some(()));
+    wait_until("a refusal once it is withdrawn", SOON, refuses).await?;
+    scale(member, "late", 0).await?;
     Ok(())
 }
 
