@@ -285,7 +285,15 @@ impl Scene<'_> {
         let Some(service) = service else {
             return Choice { fallback: Some(fallback.clone()), ..self.nothing() };
         };
-        let all = self.members(&[service], &service.policy, load_balancer);
+        let mut all = self.members(&[service], &service.policy, load_balancer);
+        if rank(&Vantage::default(), &all.candidates, &all.rules).failed_open {
+            // Probes that find every shard of the service dead are more likely wrong than right; then
+            // ready endpoints count alone, here as at the global name.
+            for candidate in &mut all.candidates {
+                let is_probed = matches!(candidate.unusable, Some(Why::ProbeFailed | Why::Holding));
+                candidate.unusable = candidate.unusable.filter(|_| !is_probed);
+            }
+        }
         let mut choice = Choice {
             candidates: Vec::new(),
             addresses: Vec::new(),

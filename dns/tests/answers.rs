@@ -138,6 +138,8 @@ fn when_all_are_down_the_nearest_is_answered_all_the_same_unless_the_policy_says
         })
     };
     assert_eq!(ask(&all_down().view(), FRANKFURT, WEB), "NOERROR 198.18.2.2 /24");
+    let regional = "web.shop.fed.svc.us-central1.example.org";
+    assert_eq!(ask(&all_down().view(), FRANKFURT, regional), "NOERROR 198.18.2.3 /0", "still its region");
     let empty = all_down().policy(|policy| policy.health.all_unhealthy = WhenAllUnhealthy::Empty);
     assert_eq!(ask(&empty.view(), FRANKFURT, WEB), "NOERROR soa-ttl:60 /0");
 }
