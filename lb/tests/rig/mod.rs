@@ -42,6 +42,16 @@ pub(crate) struct Rig {
     seq: u64,
 }
 
+/// Starts a proxy at `site` that listens on free ports.
+pub(crate) async fn start(site: &str, source: Source, flags: &[&str]) -> (Lb, Tasks) {
+    let free = "lb --http-listen 127.0.0.1:0 --https-listen 127.0.0.1:0 --admin-listen 127.0.0.1:0";
+    let args = Args::parse_from(free.split(' ').chain(flags.iter().copied()));
+    let tasks = Tasks::new();
+    let data = tokio::runtime::Handle::current();
+    let lb = Lb::start(site.into(), args.serve, &args.admin, source, &tasks, &data).await.unwrap();
+    (lb, tasks)
+}
+
 impl Rig {
     /// A proxy at `site` that has compiled `snapshot`.
     pub(crate) async fn start(site: &str, snapshot: Snapshot) -> Self {
@@ -49,21 +59,9 @@ impl Rig {
     }
 
     pub(crate) async fn start_with(site: &str, snapshot: Snapshot, flags: &[&str]) -> Self {
-        let free = [
-            "lb",
-            "--http-listen",
-            "127.0.0.1:0",
-            "--https-listen",
-            "127.0.0.1:0",
-            "--admin-listen",
-            "127.0.0.1:0",
-        ];
-        let args = Args::parse_from([&free, flags].concat());
         let (snapshots, seen) = watch::channel(None);
         let source = Source { snapshots: seen, loads: None, status: None };
-        let tasks = Tasks::new();
-        let data = tokio::runtime::Handle::current();
-        let lb = Lb::start(site.into(), args.serve, &args.admin, source, &tasks, &data).await.unwrap();
+        let (lb, tasks) = start(site, source, flags).await;
         let mut rig = Self { lb, snapshots, tasks, seq: 0 };
         rig.publish(snapshot).await;
         rig
