@@ -2,7 +2,7 @@
 //!
 //! It runs as a program of its own (`meridian-testbed load`), so that it can be put into a site; [`Load`] starts it
 //! and follows its report. "Open loop" means that a slow answer does not slow the next request down, so an outage
-//! is seen in full. Requests are counted in the second in which they were due.
+//! is seen in full. Requests are counted in the second in which they were sent.
 
 mod client;
 

@@ -183,7 +183,9 @@ impl Site {
         lines.extend(
             others.map(|n| format!("neigh replace {} lladdr {} nud permanent dev up0", address(n), mac(n))),
         );
-        let script = lines.iter().map(|line| format!("ip {line}")).collect::<Vec<_>>().join(" && ");
+        let mut script = lines.iter().map(|line| format!("ip {line}")).collect::<Vec<_>>().join(" && ");
+        // A load generator with a connection per request would run out of ports within two minutes.
+        script.push_str(" && echo 1 > /proc/sys/net/ipv4/tcp_tw_reuse");
         run(self.command("sh").args(["-c", &script]))
     }
 }

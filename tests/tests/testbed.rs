@@ -472,23 +472,32 @@ async fn load_counts(bed: Arc<Bed>) -> anyhow::Result<()> {
     for keep_alive in [false, true] {
         let plan = Plan { keep_alive, seconds: Some(2), ..Plan::new(pod, "h") };
         let load = Load::start(&plan, |program| site.command(program))?;
-        wait_until("two seconds of load", SOON, async || Ok((load.seconds().len() >= 2).then_some(())))
-            .await?;
+        sent(&load, 400).await?;
         let sum = load::total(&load.stop().await?);
         assert_eq!((sum.sent, sum.ok, sum.failed()), (400, 400, 0), "keep_alive={keep_alive} {sum:?}");
         assert_eq!(sum.by_cluster.get(ASIA), Some(&400));
     }
     let refused = Load::start(&Plan::new(SocketAddr::new(pod.ip(), 9), "h"), Command::new)?;
-    wait_until("a second of load", SOON, async || Ok((!refused.seconds().is_empty()).then_some(()))).await?;
+    sent(&refused, 1).await?;
     let sum = load::total(&refused.stop().await?);
     assert!(sum.sent > 0 && sum.errors == sum.sent, "{sum:?}");
 
     let failing = Plan { path: "/?status=503".into(), seconds: Some(1), ..Plan::new(pod, "h") };
     let failing = Load::start(&failing, Command::new)?;
-    wait_until("a second of load", SOON, async || Ok((!failing.seconds().is_empty()).then_some(()))).await?;
+    sent(&failing, 200).await?;
     let sum = load::total(&failing.stop().await?);
     assert_eq!((sum.non_2xx, sum.by_status.get(&503)), (200, Some(&200)), "{sum:?}");
     Ok(())
+}
+
+/// Waits until so many requests are reported.
+async fn sent(load: &Load, wanted: u64) -> anyhow::Result<()> {
+    wait_until(format!("{wanted} requests"), SOON, async || {
+        let sent = load::total(&load.seconds()).sent;
+        ensure!(sent >= wanted, "{sent} were sent");
+        Ok(Some(()))
+    })
+    .await
 }
 
 async fn audit_log(bed: Arc<Bed>) -> anyhow::Result<()> {
