@@ -188,7 +188,11 @@ impl Views {
     /// Compiled off the runtime's threads: a fleet of thousands of names takes a while.
     async fn replace(&mut self, snapshot: Arc<Snapshot>, masks: Masks) -> anyhow::Result<()> {
         let home = Some(self.home.clone());
-        let compile = move || View::compile(snapshot, masks, home, now());
+        let held = self.state.view.load_full();
+        let compile = move || match held {
+            Some(held) => held.succeeded_by(snapshot, masks, now()),
+            None => View::compile(snapshot, masks, home, now()),
+        };
         let view = tokio::task::spawn_blocking(compile).await.context("compiling a view")?;
         self.prober.set_targets(probe::targets(&view));
         self.report_unserved(&view);

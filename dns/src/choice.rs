@@ -7,10 +7,11 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
 };
 
 use meridian_core::{
-    id::{ClusterName, RegionName, SiteName, ZoneName},
+    id::{ClusterName, ObjectKey, RegionName, SiteName, ZoneName},
     name::DnsName,
     snapshot::{
         Address, Backend, Cluster, DnsTarget, GlobalIngress, GlobalService, NameTarget, Network, Policy,
@@ -226,7 +227,7 @@ impl Scene<'_> {
             site_candidates(self.snapshot, services, &self.masks.sites, &self.masks.clusters, self.now);
         // `site_candidates` lists the sites in the snapshot's order.
         let sites = || self.snapshot.sites.values();
-        let addresses = |site: &std::sync::Arc<Site>| Addresses {
+        let addresses = |site: &Arc<Site>| Addresses {
             port: Some(site.probe_port),
             ..Addresses::of_ips(site.answer_addresses())
         };
@@ -278,7 +279,7 @@ impl Scene<'_> {
     /// one: the fallback one level up is there for that, and fails open at its end.
     fn local(
         &self,
-        service: Option<&std::sync::Arc<GlobalService>>,
+        service: Option<&Arc<GlobalService>>,
         fallback: &DnsName,
         holds: impl Fn(&Cluster) -> bool,
     ) -> Choice {
@@ -355,6 +356,33 @@ fn backends_of<'a>(ingress: &'a GlobalIngress, name: &'a DnsName) -> impl Iterat
         Some(host) => host == name,
     });
     rules.flat_map(|rule| &rule.paths).map(|path| &path.backend).chain(&ingress.default_backend)
+}
+
+/// True when everything that `target` means for `name` beside places is the same allocation in both
+/// snapshots. O(backends); never compares contents.
+#[must_use]
+pub fn same_sources(old: &Snapshot, new: &Snapshot, name: &DnsName, target: &NameTarget) -> bool {
+    let same_service = |key: &ObjectKey| same(old.services.get(key), new.services.get(key));
+    match target {
+        NameTarget::Service(key)
+        | NameTarget::RegionalService { service: key, .. }
+        | NameTarget::ZonalService { service: key, .. } => same_service(key),
+        NameTarget::Ingress(key) => {
+            let (held, ingress) = (old.ingresses.get(key), new.ingresses.get(key));
+            same(held, ingress)
+                && ingress.is_none_or(|ingress| {
+                    backends_of(ingress, name).all(|backend| same_service(&backend.service))
+                })
+        }
+    }
+}
+
+fn same<T>(old: Option<&Arc<T>>, new: Option<&Arc<T>>) -> bool {
+    match (old, new) {
+        (Some(old), Some(new)) => Arc::ptr_eq(old, new),
+        (None, None) => true,
+        _ => false,
+    }
 }
 
 /// Regions that some service may be served from; none when any of them may go everywhere.
