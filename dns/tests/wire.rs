@@ -4,15 +4,24 @@
 
 mod common;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+};
 
 use common::*;
 use hickory_proto::{
     op::{Edns, Message, MessageType, OpCode, Query, ResponseCode},
     rr::{
-        DNSClass, Name, RData, RecordType,
+        DNSClass, Name, RData, Record, RecordType,
         rdata::opt::{ClientSubnet, EdnsCode, EdnsOption},
     },
+    serialize::binary::BinEncoder,
+};
+use hickory_server::{
+    net::{NetError, runtime::TokioTime, xfer::Protocol},
+    server::{Request, RequestHandler, ResponseHandler, ResponseInfo},
+    zone_handler::MessageResponse,
 };
 use meridian_core::snapshot::RecordData;
 use meridian_dns::{
@@ -277,4 +286,53 @@ async fn an_address_that_is_taken_is_an_error_that_names_it() {
     let error = Listeners::bind(&[taken]).await.unwrap_err();
     assert!(error.to_string().contains(&taken.to_string()), "{error}");
     drop(holder);
+}
+
+/// Keeps the last response instead of sending it.
+#[derive(Clone, Default)]
+struct Capture(Arc<Mutex<Vec<u8>>>);
+
+#[async_trait::async_trait]
+impl ResponseHandler for Capture {
+    async fn send_response<'a>(
+        &mut self,
+        response: MessageResponse<
+            '_,
+            'a,
+            impl Iterator<Item = &'a Record> + Send + 'a,
+            impl Iterator<Item = &'a Record> + Send + 'a,
+            impl Iterator<Item = &'a Record> + Send + 'a,
+            impl Iterator<Item = &'a Record> + Send + 'a,
+        >,
+    ) -> Result<ResponseInfo, NetError> {
+        let mut bytes = Vec::new();
+        let sent = response.destructive_emit(&mut BinEncoder::new(&mut bytes))?;
+        *self.0.lock().unwrap() = bytes;
+        Ok(sent)
+    }
+}
+
+#[tokio::test]
+async fn every_bit_flip_of_a_query_is_answered_with_a_message_that_can_be_read() {
+    let state = Arc::new(State::default());
+    state.view.store(Some(Arc::new(Fleet::new().view())));
+    state.database.store(Some(Arc::clone(database())));
+    let handler = Handler::new(state);
+    let good = with_subnet(query("app.example.org.", RecordType::A), FRANKFURT).to_vec().unwrap();
+    let mut answered = 0;
+    for bit in 0..good.len() * 8 {
+        let mut bytes = good.clone();
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        let source = SocketAddr::from(([192, 0, 2, 1], 5353));
+        let Ok(request) = Request::from_bytes(bytes, source, Protocol::Udp) else { continue };
+        let capture = Capture::default();
+        handler.handle_request::<_, TokioTime>(&request, capture.clone()).await;
+        let response = capture.0.lock().unwrap().clone();
+        assert!(response.len() <= 1232, "bit {bit}");
+        let response = Message::from_vec(&response).unwrap();
+        assert_eq!(response.metadata.id, request.metadata.id, "bit {bit}");
+        assert_eq!(response.edns.is_some(), request.edns.is_some(), "bit {bit}");
+        answered += 1;
+    }
+    assert!(answered > good.len() * 4, "only {answered} flips were decoded");
 }
