@@ -44,7 +44,7 @@ use crate::{
 };
 
 /// Where the admin port listens unless told.
-const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9902);
+const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9154);
 /// How long tasks other than requests may take to end.
 const TASKS_END: Duration = Duration::from_secs(3);
 
@@ -305,13 +305,13 @@ fn pages(table: Arc<ArcSwap<Table>>, site: SiteName, clock: Clock) -> Router {
         .route("/routes", get(async move || Json(explain::routes(&for_routes.load()))))
 }
 
-/// `500ms`, `2s`, `1m`.
+/// `500ms`, `2s`, `1m`; a number alone is seconds, as other binaries have it.
 fn duration(text: &str) -> Result<Duration, String> {
     let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
     let millis = match unit {
         "ms" => 1,
-        "s" => 1000,
+        "s" | "" => 1000,
         "m" => 60_000,
         _ => return Err(format!("{text:?} is no duration such as 500ms, 2s or 1m")),
     };
@@ -331,11 +331,12 @@ mod tests {
     }
 
     #[test]
-    fn durations_have_a_unit() {
+    fn durations_are_read_with_and_without_unit() {
         assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
         assert_eq!(duration("2s"), Ok(Duration::from_secs(2)));
         assert_eq!(duration("1m"), Ok(Duration::from_secs(60)));
-        for text in ["", "5", "s", "-1s", "99999999999999999999s", "18446744073709551615m"] {
+        assert_eq!(duration("5"), Ok(Duration::from_secs(5)));
+        for text in ["", "s", "1h", "-1s", "99999999999999999999s", "18446744073709551615m"] {
             assert!(duration(text).is_err(), "{text}");
         }
     }

@@ -5,6 +5,10 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty};
+use hyper::{Request, client::conn::http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use meridian_core::{
     id::ObjectKey,
     snapshot::{Certificate, Snapshot, TlsHosts},
@@ -52,11 +56,21 @@ fn fleet(backend: &Backend, certificates: &[(&str, &Arc<Certificate>)]) -> Snaps
 }
 
 async fn connect(rig: &Rig, name: &str, trusted: &[&Certificate]) -> std::io::Result<TlsStream<TcpStream>> {
+    connect_for(rig, name, trusted, &[]).await
+}
+
+async fn connect_for(
+    rig: &Rig,
+    name: &str,
+    trusted: &[&Certificate],
+    protocols: &[&[u8]],
+) -> std::io::Result<TlsStream<TcpStream>> {
     let mut roots = RootCertStore::empty();
     for certificate in trusted {
         roots.add(der(certificate)).unwrap();
     }
-    let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    let mut config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
     let stream = TcpStream::connect(rig.lb.https[0]).await?;
     let name = ServerName::try_from(name.to_owned()).unwrap();
     TlsConnector::from(Arc::new(config)).connect(name, stream).await
@@ -100,4 +114,27 @@ async fn unknown_name_gets_a_handshake_that_only_trust_can_refuse() {
     let rig = Rig::start(SITE, fleet(&backend, &[("a.example", &a)])).await;
     let error = connect(&rig, "unknown.example", &[&a]).await.unwrap_err();
     assert!(error.to_string().contains("invalid peer certificate"), "{error}");
+}
+
+#[tokio::test]
+async fn http2_clients_are_served_over_http1_backends() {
+    let backend = Backend::start("eu", Manner::Proper).await;
+    let a = certificate("a.example");
+    let rig = Rig::start(SITE, fleet(&backend, &[("a.example", &a)])).await;
+    let stream = connect_for(&rig, "a.example", &[&a], &[b"h2"]).await.unwrap();
+    let (mut sender, connection) =
+        http2::Builder::new(TokioExecutor::new()).handshake(TokioIo::new(stream)).await.unwrap();
+    let connection = tokio::spawn(connection);
+    for (path, status) in [("/x", 200), ("/y", 200)] {
+        let request = Request::get(format!("https://a.example{path}")).body(Empty::<Bytes>::new()).unwrap();
+        let answer = sender.send_request(request).await.unwrap();
+        assert_eq!(answer.status(), status);
+        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        let body = String::from_utf8_lossy(&body).to_ascii_lowercase();
+        for line in [&format!("get {path} http/1.1"), "host: a.example", "via: 2.0 meridian-europe-west1"] {
+            assert!(body.contains(line), "{line} is missing in {body}");
+        }
+    }
+    drop(sender);
+    connection.await.unwrap().unwrap();
 }

@@ -4,7 +4,7 @@
 //! ranges are local routes that can be taken away. Needs `unshare` and `ip`.
 
 // Helpers outside of test functions may end a test too.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
 use std::{
     env,

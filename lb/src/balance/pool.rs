@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
 };
 
-use meridian_core::{id::ClusterName, time::Timestamp};
+use meridian_core::id::ClusterName;
 
 use super::{Breaker, Endpoint};
 use crate::metrics::ClusterCounters;
@@ -136,12 +136,6 @@ impl Pool {
         endpoint.enter();
         let (path, gate) = (Arc::clone(&self.path), Arc::clone(&self.gate));
         Some(Permit { path, endpoint: Arc::clone(endpoint), gate })
-    }
-
-    /// True when some endpoint is not ejected.
-    #[must_use]
-    pub fn has_usable(&self, now: Timestamp) -> bool {
-        self.endpoints.iter().any(|endpoint| !endpoint.is_ejected(now))
     }
 }
 
