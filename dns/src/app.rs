@@ -248,9 +248,9 @@ async fn measure_age(state: Arc<State>, status: watch::Receiver<FeedStatus>, tok
     while token.run_until_cancelled(ticks.tick()).await.is_some() {
         let status = status.borrow().clone();
         state.counts.feed_connected.set(i64::from(status.connected));
-        if let Some(age) = status.age(SystemTime::now()) {
-            state.counts.snapshot_age.set(age.as_secs_f64());
-        }
+        // Without a snapshot there is no age; 0 would read as fresh.
+        let age = status.age(SystemTime::now());
+        state.counts.snapshot_age.set(age.map_or(f64::NAN, |age| age.as_secs_f64()));
     }
 }
 

@@ -113,7 +113,7 @@ struct LoadLabels {
 pub struct Counts {
     queries: [[Counter; Outcome::ALL.len()]; Kind::ALL.len()],
     loads: Family<LoadLabels, Counter>,
-    /// Seconds since the snapshot that is answered from was received.
+    /// Seconds since the hub last vouched for the snapshot that is answered from; NaN without one.
     pub snapshot_age: Gauge<f64, AtomicU64>,
     /// 1 when the feed is connected.
     pub feed_connected: Gauge,
@@ -133,6 +133,12 @@ impl Counts {
             let labels = QueryLabels { rcode: Outcome::ALL[outcome], qtype: Kind::ALL[kind] };
             queries.get_or_create(&labels).clone()
         };
+        let snapshot_age: Gauge<f64, AtomicU64> = metrics.register(
+            "dns_snapshot_age_seconds",
+            "Age of the snapshot that is answered from; NaN without one",
+            Gauge::default(),
+        );
+        snapshot_age.set(f64::NAN);
         Self {
             queries: std::array::from_fn(|kind| std::array::from_fn(|outcome| counter(kind, outcome))),
             loads: metrics.register(
@@ -140,11 +146,7 @@ impl Counts {
                 "Attempts to load the GeoIP database, by result",
                 Family::default(),
             ),
-            snapshot_age: metrics.register(
-                "dns_snapshot_age_seconds",
-                "Age of the snapshot that is answered from",
-                Gauge::default(),
-            ),
+            snapshot_age,
             feed_connected: metrics.register(
                 "dns_feed_connected",
                 "Whether the feed is connected",

@@ -195,6 +195,7 @@ async fn without_any_snapshot_it_is_unready_and_answers_servfail() {
     let dns = Dns::start(free, directory.path()).await;
     assert_eq!(dns.ask(TAIWAN).await.0, ResponseCode::ServFail);
     assert!(dns.page("/readyz").await.starts_with("HTTP/1.1 503"));
+    assert!(dns.page("/metrics").await.contains("meridian_dns_snapshot_age_seconds NaN"));
     assert!(dns.page("/explain?name=a.example.org&client=nobody").await.starts_with("HTTP/1.1 400"));
     dns.stop().await;
 }
