@@ -107,15 +107,20 @@ impl Proxy {
         }
         let request = session.req_header_mut();
         guard::to_origin_form(request)?;
+        let table = self.table.load();
         if request.uri.path() == HEALTH_PATH {
-            return if self.drain.is_draining() { Err(Refusal::Draining) } else { Ok(None) };
+            return match (self.drain.is_draining(), table.is_compiled) {
+                (true, _) => Err(Refusal::Draining),
+                (false, false) => Err(Refusal::NotReady),
+                (false, true) => Ok(None),
+            };
         }
         let host = guard::host(request)?;
         if self.pseudonym.is_in(&request.headers) {
             return Err(Refusal::Loop);
         }
-        let table = self.table.load();
-        let (_, target) = table.find(Some(host), request.uri.path()).ok_or(Refusal::NoRoute)?;
+        let unknown = if table.is_compiled { Refusal::NoRoute } else { Refusal::NotReady };
+        let (_, target) = table.find(Some(host), request.uri.path()).ok_or(unknown)?;
         ctx.target = Some((Arc::clone(target), target.meter.arrive()));
         Ok(Some(()))
     }
@@ -318,7 +323,7 @@ impl ProxyHttp for Proxy {
         }
         let refusal = match (error.esource(), ctx.refusal) {
             (_, Some(refusal)) => refusal,
-            (ErrorSource::Downstream, None) => Refusal::BadTarget,
+            (ErrorSource::Downstream, None) => Refusal::BadRequest,
             (ErrorSource::Upstream, None) => Refusal::UpstreamFailed,
             _ => Refusal::Internal,
         };

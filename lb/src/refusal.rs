@@ -11,6 +11,10 @@ pub enum Refusal {
     BadFraming,
     /// The target leads above the root.
     BadTarget,
+    /// pingora refuses the request: malformed headers, a body that does not keep its framing.
+    BadRequest,
+    /// No snapshot has arrived yet: nothing is known of any host.
+    NotReady,
     /// No rule matches host and path, and there is no default backend.
     NoRoute,
     /// Every cluster that has the service is unusable.
@@ -33,10 +37,12 @@ pub enum Refusal {
 
 impl Refusal {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::BadHost,
         Self::BadFraming,
         Self::BadTarget,
+        Self::BadRequest,
+        Self::NotReady,
         Self::NoRoute,
         Self::NoUsableCluster,
         Self::Overloaded,
@@ -52,9 +58,13 @@ impl Refusal {
     #[must_use]
     pub const fn status(self) -> u16 {
         match self {
-            Self::BadHost | Self::BadFraming | Self::BadTarget => 400,
+            Self::BadHost | Self::BadFraming | Self::BadTarget | Self::BadRequest => 400,
             Self::NoRoute => 404,
-            Self::NoUsableCluster | Self::Overloaded | Self::ConnectFailed | Self::Draining => 503,
+            Self::NotReady
+            | Self::NoUsableCluster
+            | Self::Overloaded
+            | Self::ConnectFailed
+            | Self::Draining => 503,
             Self::UpstreamFailed => 502,
             Self::UpstreamTimedOut => 504,
             Self::Loop => 508,
@@ -75,6 +85,8 @@ impl Refusal {
             Self::BadHost => "BadHost",
             Self::BadFraming => "BadFraming",
             Self::BadTarget => "BadTarget",
+            Self::BadRequest => "BadRequest",
+            Self::NotReady => "NotReady",
             Self::NoRoute => "NoRoute",
             Self::NoUsableCluster => "NoUsableCluster",
             Self::Overloaded => "Overloaded",
@@ -94,6 +106,8 @@ impl Refusal {
             Self::BadHost => "the request must carry exactly one valid Host header\n",
             Self::BadFraming => "the request must not carry both Content-Length and Transfer-Encoding\n",
             Self::BadTarget => "the request target leads above the root\n",
+            Self::BadRequest => "the request is malformed\n",
+            Self::NotReady => "starting\n",
             Self::NoRoute => "no route for this host and path\n",
             Self::NoUsableCluster => "no cluster can serve this at the moment\n",
             Self::Overloaded => "every cluster is at its limit\n",

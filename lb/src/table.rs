@@ -49,6 +49,8 @@ pub struct Inputs<'a> {
 pub struct Table {
     /// Which snapshot it was compiled from.
     pub generation: Generation,
+    /// False only for the empty table before the first snapshot.
+    pub is_compiled: bool,
     /// Hosts and paths.
     pub routes: RouteTable,
     /// One per route, by [`Route::index`].
@@ -89,7 +91,7 @@ pub fn compile(inputs: Inputs<'_>, registry: &mut Registry) -> Table {
     let dials = inputs.snapshot.clusters.values().filter_map(|cluster| cluster.dial.until);
     let next_expiry = dials.filter(|&until| until > inputs.now).min();
     let generation = inputs.snapshot.generation.clone();
-    Table { generation, routes, targets, follows_demand, next_expiry }
+    Table { generation, is_compiled: true, routes, targets, follows_demand, next_expiry }
 }
 
 fn target(inputs: Inputs<'_>, route: &Route, registry: &mut Registry, follows_demand: &mut bool) -> Target {

@@ -6,7 +6,8 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use meridian_core::snapshot::{Address, Capacity, Gateway, GlobalService, Network, Snapshot};
-use tokio::{net::TcpStream, time::Instant};
+use meridian_lb::app::Source;
+use tokio::{net::TcpStream, sync::watch, time::Instant};
 
 #[path = "../src/fixtures.rs"]
 #[allow(dead_code)]
@@ -82,6 +83,19 @@ async fn malformed_requests_are_answered_and_never_forwarded() {
     }
     assert_eq!(backend.served(), 0);
     assert!(rig.admin("/metrics").await.body.contains("meridian_lb_refused_total{reason=\"BadHost\"} 1"));
+}
+
+#[tokio::test]
+async fn nothing_is_known_before_the_first_snapshot() {
+    let (_snapshots, seen) = watch::channel(None);
+    let source = Source { snapshots: seen, loads: None, status: None };
+    let (lb, _tasks) = rig::start(ASIA, source, &[]).await;
+    for path in ["/", "/.well-known/meridian/healthz"] {
+        let stream = TcpStream::connect(lb.http[0]).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
+        let answer = exchange(stream, &request).await.unwrap();
+        assert_eq!((answer.status, answer.headers["meridian-reason"].as_str()), (503, "NotReady"));
+    }
 }
 
 #[tokio::test]
