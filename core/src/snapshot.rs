@@ -79,6 +79,9 @@ pub struct Snapshot {
     pub zones: BTreeMap<DnsName, Arc<Zone>>,
     /// Serving certificates, by the hub's Secret (LB only).
     pub certificates: BTreeMap<ObjectKey, Arc<Certificate>>,
+    /// Members that the controller could not read since it started: that a shard of theirs is missing
+    /// here says nothing, and an edge that holds one keeps it ([`Snapshot::completed_by`]).
+    pub unread: BTreeSet<ClusterName>,
 }
 
 /// An address of a load balancer as Kubernetes status writes it.
@@ -147,11 +150,45 @@ impl Snapshot {
                 services: self
                     .services
                     .iter()
-                    .map(|(key, service)| (key.clone(), Arc::new(service.without_endpoints())))
+                    .map(|(key, service)| (key.clone(), Arc::new(service.for_dns())))
                     .collect(),
                 ..self.clone()
             },
         }
+    }
+
+    /// This snapshot with what `held` knows of the members that nobody could read: their shards, and the
+    /// names in zones that may have followed from them. Losing sight of a member's API is no proof that
+    /// its endpoints are gone. Shares what it does not have to change.
+    #[must_use]
+    pub fn completed_by(&self, held: &Self) -> Self {
+        let mut completed = self.clone();
+        if self.unread.is_empty() || self.generation.hub != held.generation.hub {
+            return completed;
+        }
+        for (key, service) in &mut completed.services {
+            let Some(old) = held.services.get(key) else { continue };
+            let is_lost = |shard: &&Shard| {
+                self.unread.contains(&shard.cluster) && service.shard(&shard.cluster).is_none()
+            };
+            let lost: Vec<Shard> = old.shards.iter().filter(is_lost).cloned().collect();
+            if !lost.is_empty() {
+                let service = Arc::make_mut(service);
+                service.shards.extend(lost);
+                service.shards.sort_by(|a, b| a.cluster.cmp(&b.cluster));
+            }
+        }
+        for (domain, zone) in &mut completed.zones {
+            let Some(old) = held.zones.get(domain) else { continue };
+            let is_missing = |name: &DnsName| !zone.names.contains_key(name);
+            if old.names.keys().any(is_missing) {
+                let zone = Arc::make_mut(zone);
+                for (name, target) in &old.names {
+                    zone.names.entry(name.clone()).or_insert_with(|| target.clone());
+                }
+            }
+        }
+        completed
     }
 
     /// Names of clusters that hold a shard of any service.
@@ -179,6 +216,40 @@ mod tests {
     #[test]
     fn another_hub_starts_anew() {
         assert!(generation("new", 1, 1).supersedes(&generation("old", 7, 7)));
+    }
+
+    fn with_shards(clusters: &[&str], unread: &[&str]) -> Snapshot {
+        let key = ObjectKey::new("shop", "web");
+        let shard = |name: &&str| Shard {
+            cluster: (*name).into(),
+            ready: 1,
+            total: 1,
+            groups: vec![],
+            load_balancer: vec![],
+            ingress: vec![],
+            capacity: Capacity::Undeclared,
+        };
+        let service = GlobalService {
+            key: key.clone(),
+            ports: vec![],
+            shards: clusters.iter().map(shard).collect(),
+            policy: Policy::default(),
+            load: Load::default(),
+        };
+        Snapshot {
+            services: [(key, Arc::new(service))].into(),
+            unread: unread.iter().map(|name| (*name).into()).collect(),
+            ..Snapshot::default()
+        }
+    }
+
+    #[test]
+    fn shards_of_members_that_could_not_be_read_are_kept() {
+        let held = with_shards(&["asia", "eu", "us"], &[]);
+        let new = with_shards(&["us"], &["eu"]);
+        assert_eq!(new.completed_by(&held).services, with_shards(&["eu", "us"], &[]).services);
+        let read = with_shards(&["us"], &[]);
+        assert_eq!(read.completed_by(&held), read);
     }
 
     #[test]

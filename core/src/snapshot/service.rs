@@ -41,14 +41,24 @@ impl GlobalService {
         self.shards.get(index)
     }
 
-    /// The same without endpoint addresses: what DNS may see. Counts of endpoints stay.
+    /// What DNS may see, and needs: no endpoint addresses, only their counts, and no load, which
+    /// would make it compile names again each second.
     #[must_use]
-    pub fn without_endpoints(&self) -> Self {
-        let mut service = self.clone();
-        for shard in &mut service.shards {
-            shard.groups = Vec::new();
+    pub fn for_dns(&self) -> Self {
+        let shard = |shard: &Shard| Shard {
+            cluster: shard.cluster.clone(),
+            groups: Vec::new(),
+            load_balancer: shard.load_balancer.clone(),
+            ingress: shard.ingress.clone(),
+            ..*shard
+        };
+        Self {
+            key: self.key.clone(),
+            ports: self.ports.clone(),
+            shards: self.shards.iter().map(shard).collect(),
+            policy: self.policy.clone(),
+            load: Load::default(),
         }
-        service
     }
 }
 

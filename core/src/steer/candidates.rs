@@ -102,12 +102,10 @@ pub fn site_candidates(
     reachable: &Mask<ClusterName>,
     now: Timestamp,
 ) -> Vec<Candidate> {
-    let has_shard = |site: &Site| {
-        let vantage = Vantage::site(site);
-        services
-            .iter()
-            .any(|service| !service_ranking(snapshot, service, &vantage, reachable, now).1.order.is_empty())
-    };
+    // Whether anything can be used does not depend on from where.
+    let has_shard = services.iter().any(|service| {
+        !service_ranking(snapshot, service, &Vantage::default(), reachable, now).1.order.is_empty()
+    });
     snapshot
         .sites
         .values()
@@ -122,19 +120,14 @@ pub fn site_candidates(
         .collect()
 }
 
-fn site_unusable(
-    site: &Site,
-    mask: &Mask<SiteName>,
-    now: Timestamp,
-    has_shard: impl Fn(&Site) -> bool,
-) -> Option<Why> {
+fn site_unusable(site: &Site, mask: &Mask<SiteName>, now: Timestamp, has_shard: bool) -> Option<Why> {
     if site.answer_addresses().is_empty() {
         Some(Why::NoAddress)
     } else if site.dial.fraction(now) <= 0.0 {
         Some(Why::Drained)
     } else if let Some(&why) = mask.get(&site.name) {
         Some(why)
-    } else if !has_shard(site) {
+    } else if !has_shard {
         Some(Why::NoReadyEndpoint)
     } else {
         None
