@@ -3,8 +3,8 @@
 //! DNS, LB and in-cluster discovery all call this module with what they know and compile the result
 //! into whatever their hot path needs. Three steps, each a pure function:
 //!
-//! 1. [`service_candidates`] (or [`site_candidates`]) turns a service's shards (or the sites) into [`Candidate`]s: what is usable, how
-//!    much it can take. What the caller's own probes say is lost comes in as a mask.
+//! 1. [`service_candidates`] turns a service's shards into [`Candidate`]s, [`site_candidates`] the sites:
+//!    what is usable, how much it can take. What the caller's own probes say is lost comes in as a mask.
 //! 2. [`rank`] filters by health, dial and fence and orders the rest by tier and distance from a
 //!    [`Vantage`].
 //! 3. [`solve`] fills the nearest up to its capacity and sends only the excess on, for all sites that

@@ -85,10 +85,10 @@ fn for_dns(last: &Snapshot, held: &Snapshot, new: &Snapshot) -> Snapshot {
         let slim = match before {
             Some((source, slim)) if Arc::ptr_eq(source, service) => slim.clone(),
             Some((_, slim)) => {
-                let fresh = service.without_endpoints();
+                let fresh = service.for_dns();
                 if **slim == fresh { slim.clone() } else { Arc::new(fresh) }
             }
-            None => Arc::new(service.without_endpoints()),
+            None => Arc::new(service.for_dns()),
         };
         (key.clone(), slim)
     };
