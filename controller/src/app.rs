@@ -14,7 +14,7 @@ use meridian_runtime::telemetry::LogArgs;
 use tokio_util::task::TaskTracker;
 
 use crate::lease::{Lease, Timing};
-use crate::{fleet, hub};
+use crate::{fleet, hub, propagate};
 
 /// Where the admin port listens unless told otherwise.
 const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 9090);
@@ -109,6 +109,12 @@ pub async fn run(args: Args, tasks: Tasks) -> anyhow::Result<()> {
     };
     let (fleet, registry) = fleet::new(client.clone(), settings);
     tasks.spawn("fleet", tracked(tasks.token(), |tracker, token| registry.run(tracker, token)));
+    let propagating = propagate::Settings { kubefed_namespace: args.kubefed_namespace.clone() };
+    let (hub, view) = (client.clone(), fleet.clone());
+    tasks.spawn(
+        "propagate",
+        tracked(tasks.token(), |tracker, token| propagate::run(hub, view, propagating, tracker, token)),
+    );
     let ready = {
         let (fleet, readiness) = (fleet.clone(), readiness.clone());
         async move { readiness.set_ready(fleet.synced().await) }

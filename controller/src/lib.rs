@@ -1,4 +1,3 @@
-//! Hub and member watches, propagation, discovery, leader election.
 //!
 //! | module | does |
 //! | --- | --- |
@@ -6,6 +5,7 @@
 //! | [`fleet`] | members: clients, probes, supervised watches, statuses |
 //! | [`hub`] | the hub's client, and installing the kinds |
 //! | [`lease`] | leader election |
+//! | [`propagate`] | federated objects into members, and status back |
 //! | [`call`] | calls to API servers: deadlines and errors |
 
 pub mod app;
@@ -13,3 +13,10 @@ pub mod call;
 pub mod fleet;
 pub mod hub;
 pub mod lease;
+pub mod propagate;
+
+/// Makes ring the process's TLS provider, for programs that use the clients of this crate without its `app`.
+/// Repeating it does nothing.
+pub fn install_crypto() {
+    meridian_runtime::crypto::install();
+}

@@ -17,6 +17,7 @@ mod probe;
 mod registry;
 mod renew;
 mod report;
+mod roster;
 mod status;
 mod watch;
 
@@ -32,7 +33,8 @@ pub use health::{Cause, Health};
 pub use member::{Facts, Identity, Member, Observed, Source};
 pub use registry::Registry;
 pub use renew::{Lease as TokenLease, request_token};
-pub use watch::{Change, jittered, supervise, watch_index};
+pub use roster::{Enlisted, roster};
+pub use watch::{Change, jittered, supervise, watch_index, watch_reporting};
 
 /// Members by name.
 pub type Members = BTreeMap<ClusterName, Arc<Member>>;

@@ -47,6 +47,24 @@ pub async fn watch_index<K, Key, Fact, M>(
     Fact: Send,
     M: Send,
 {
+    watch_reporting(api, config, convert, sink, wrap, |_| None).await;
+}
+
+/// As [`watch_index`], and tells the consumer when the watch begins to fail: `fault` may make a message of the
+/// error's text. Told once per outage; the next change says that it is over.
+pub async fn watch_reporting<K, Key, Fact, M>(
+    api: Api<K>,
+    config: watcher::Config,
+    convert: impl Fn(K) -> Option<(Key, Option<Fact>)> + Send,
+    sink: mpsc::Sender<M>,
+    wrap: impl Fn(Change<Key, Fact>) -> M + Send,
+    fault: impl Fn(String) -> Option<M> + Send,
+) where
+    K: Resource + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
+    Key: Send,
+    Fact: Send,
+    M: Send,
+{
     let mut stream = std::pin::pin!(watcher::watcher(api, config).default_backoff());
     let mut listed: Vec<(Key, Fact)> = Vec::new();
     let mut failing = false;
@@ -75,8 +93,14 @@ pub async fn watch_index<K, Key, Fact, M>(
             Err(error) => {
                 // Logged once per outage: the stream repeats the error at each retry.
                 if !failing {
-                    tracing::debug!(error = %crate::call::causes(&error), "Watch interrupted");
                     failing = true;
+                    let text = crate::call::cut(&crate::call::causes(&error));
+                    tracing::debug!(error = text, "Watch interrupted");
+                    if let Some(message) = fault(text)
+                        && sink.send(message).await.is_err()
+                    {
+                        return;
+                    }
                 }
                 continue;
             }
