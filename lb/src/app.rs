@@ -24,6 +24,7 @@ use meridian_runtime::{
     tasks::Tasks,
     telemetry::LogArgs,
 };
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::Deserialize;
 use tokio::{runtime, sync::watch, time};
 use tokio_util::sync::CancellationToken;
@@ -47,6 +48,10 @@ use crate::{
 const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9154);
 /// How long tasks other than requests may take to end.
 const TASKS_END: Duration = Duration::from_secs(3);
+
+/// pingora's accept loop logs every broken handshake as an error, with the client's address: anybody could
+/// fill the log, and addresses do not belong there. Whoever needs it names the module in `--log-level`.
+const QUIET: &str = "pingora_core::services::listening";
 
 /// Global L7 proxy: sends each request to the nearest cluster with room.
 #[derive(Parser, Clone, Debug)]
@@ -222,8 +227,12 @@ impl Lb {
 ///
 /// # Errors
 /// Wrong arguments, an address that cannot be bound, or a task that failed.
-pub fn run(args: Args) -> anyhow::Result<()> {
+pub fn run(mut args: Args) -> anyhow::Result<()> {
+    if !args.log.log_level.contains(QUIET) {
+        args.log.log_level = format!("{QUIET}=off,{}", args.log.log_level);
+    }
     meridian_runtime::telemetry::init(&args.log);
+    raise_file_limit();
     crypto::install();
     let workers = match args.serve.workers {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
@@ -303,6 +312,18 @@ fn pages(table: Arc<ArcSwap<Table>>, site: SiteName, clock: Clock) -> Router {
     Router::new()
         .route("/explain", get(explain))
         .route("/routes", get(async move || Json(explain::routes(&for_routes.load()))))
+}
+
+/// Takes all file descriptors the system allows: the usual soft limit of 1,024 is 500 requests at a time.
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current == limit.maximum {
+        return;
+    }
+    match setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        Ok(()) => tracing::debug!(files = limit.maximum, "Limit of open files raised"),
+        Err(error) => tracing::warn!(%error, files = limit.current, "Limit of open files stays low"),
+    }
 }
 
 /// `500ms`, `2s`, `1m`; a number alone is seconds, as other binaries have it.
