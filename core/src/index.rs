@@ -55,6 +55,7 @@ pub struct Index {
     demands: Demands,
     dirty: Dirty,
     verdicts: Verdicts,
+    unread: BTreeSet<ClusterName>,
     published: Arc<Snapshot>,
 }
 
@@ -108,6 +109,7 @@ impl Index {
             demands: Demands::default(),
             dirty: Dirty { structure: true, clusters: true, sites: true, ..Dirty::default() },
             verdicts: Verdicts::default(),
+            unread: BTreeSet::new(),
             published: Arc::new(Snapshot { generation, ..Snapshot::default() }),
         }
     }
@@ -266,6 +268,12 @@ impl Index {
         }
     }
 
+    /// Members whose objects have not all been read yet: what is missing of them proves nothing, and the
+    /// snapshot says so.
+    pub fn unread(&mut self, members: BTreeSet<ClusterName>) {
+        self.unread = members;
+    }
+
     /// What is to be said about objects of the hub, as of the last [`Index::publish`].
     #[must_use]
     pub const fn verdicts(&self) -> &Verdicts {
@@ -289,6 +297,7 @@ impl Index {
             self.plan = plan;
         }
         let mut next = self.published.as_ref().clone();
+        next.unread.clone_from(&self.unread);
         if dirty.clusters {
             self.refresh_clusters(&mut next);
         }
@@ -388,6 +397,7 @@ fn is_same(a: &Snapshot, b: &Snapshot) -> bool {
         && same(&a.ingresses, &b.ingresses)
         && same(&a.zones, &b.zones)
         && same(&a.certificates, &b.certificates)
+        && a.unread == b.unread
 }
 
 /// Makes `held` what `wanted` says; equal values keep their pointer.

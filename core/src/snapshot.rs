@@ -172,11 +172,14 @@ impl Snapshot {
                 self.unread.contains(&shard.cluster) && service.shard(&shard.cluster).is_none()
             };
             let lost: Vec<Shard> = old.shards.iter().filter(is_lost).cloned().collect();
-            if !lost.is_empty() {
-                let service = Arc::make_mut(service);
-                service.shards.extend(lost);
-                service.shards.sort_by(|a, b| a.cluster.cmp(&b.cluster));
+            if lost.is_empty() {
+                continue;
             }
+            let mut whole = service.as_ref().clone();
+            whole.shards.extend(lost);
+            whole.shards.sort_by(|a, b| a.cluster.cmp(&b.cluster));
+            // Usually nothing but the generation differs from what was completed before.
+            *service = if whole == **old { old.clone() } else { Arc::new(whole) };
         }
         for (domain, zone) in &mut completed.zones {
             let Some(old) = held.zones.get(domain) else { continue };

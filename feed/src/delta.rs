@@ -1,10 +1,16 @@
 //! What differs between two snapshots, and how a difference becomes a snapshot again. Pure.
 
-use std::{collections::BTreeMap, fmt::Display, str::FromStr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Display,
+    str::FromStr,
+    sync::Arc,
+};
 
 use bytes::Bytes;
-use meridian_core::snapshot::{
-    Certificate, Cluster, Generation, GlobalIngress, GlobalService, Site, Snapshot, Zone,
+use meridian_core::{
+    id::ClusterName,
+    snapshot::{Certificate, Cluster, Generation, GlobalIngress, GlobalService, Site, Snapshot, Zone},
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -146,8 +152,8 @@ impl Draft {
     }
 
     /// The finished snapshot.
-    pub(crate) fn commit(self, generation: Generation) -> Snapshot {
-        Snapshot { generation, ..self.snapshot }
+    pub(crate) fn commit(self, generation: Generation, unread: BTreeSet<ClusterName>) -> Snapshot {
+        Snapshot { generation, unread, ..self.snapshot }
     }
 }
 
@@ -202,7 +208,7 @@ mod tests {
                 Change::Remove { kind, name } => draft.remove(kind, &name).unwrap(),
             }
         }
-        draft.commit(base.generation.clone())
+        draft.commit(base.generation.clone(), BTreeSet::new())
     }
 
     #[test]
@@ -225,13 +231,13 @@ mod tests {
         assert!(matches!(draft.upsert("tunnel", "x", b"{}"), Err(Skipped::UnknownKind)));
         assert!(matches!(draft.upsert(SERVICE, "shop/a", b"not json"), Err(Skipped::Body(_))));
         assert!(matches!(draft.upsert(SERVICE, "no-slash", b"{}"), Err(Skipped::Name)));
-        assert_eq!(draft.commit(Generation::default()), base);
+        assert_eq!(draft.commit(Generation::default(), BTreeSet::new()), base);
     }
 
     #[test]
     fn unknown_field_of_a_newer_release_is_skipped() {
         let mut draft = Draft::default();
         draft.upsert(SERVICE, "shop/a", br#"{"key":"shop/a","colour":"blue"}"#).unwrap();
-        assert_eq!(draft.commit(Generation::default()).services.len(), 1);
+        assert_eq!(draft.commit(Generation::default(), BTreeSet::new()).services.len(), 1);
     }
 }

@@ -132,6 +132,27 @@ async fn slow_edge_gets_the_latest_state_only() {
 }
 
 #[tokio::test]
+async fn shards_of_members_that_the_hub_could_not_read_are_kept_until_it_can() {
+    let state = tempfile::tempdir().unwrap();
+    let mut hub = Hub::start(contents(1, &["a"])).await;
+    let edge = Edge::start_in(&hub, Role::Lb, state.path());
+    edge.at(generation(1, 1)).await;
+    // A new controller that cannot reach the member.
+    let unread = hub.latest().without_shards("a").unread(&["asia"]);
+    hub.publish(unread.clone().at(2, 1));
+    let held = edge.at(generation(2, 1)).await;
+    assert_eq!(held.services[&key("a")].shards.len(), 1);
+    // What is kept survives a restart of the edge too.
+    edge.stop().await;
+    let edge = Edge::start_in(&hub, Role::Lb, state.path());
+    hub.publish(unread.at(2, 2));
+    assert_eq!(edge.at(generation(2, 2)).await.services[&key("a")].shards.len(), 1);
+    // Then it is reached, and has no such Service any more.
+    hub.publish(contents(1, &["a"]).without_shards("a").at(2, 3));
+    assert!(edge.at(generation(2, 3)).await.services[&key("a")].shards.is_empty());
+}
+
+#[tokio::test]
 async fn load_reports_travel_back_under_the_edges_own_name() {
     let mut hub = Hub::start(contents(1, &["a"])).await;
     let edge = Edge::start(&hub, Role::Lb);

@@ -1,11 +1,15 @@
 //! The stream to the hub: Hello, batches in, reports out, and again after it breaks.
 
 use std::{
+    collections::BTreeSet,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use meridian_core::snapshot::{Generation, Snapshot};
+use meridian_core::{
+    id::ClusterName,
+    snapshot::{Generation, Snapshot},
+};
 use rand::Rng;
 use tokio::{
     sync::mpsc,
@@ -57,10 +61,11 @@ impl From<Status> for Broken {
 /// Follows for ever.
 pub(super) async fn follow(follower: &Follower) {
     let mut backoff = BACKOFF.0;
-    // True once a batch of this process was applied; what came from a file is not resumed from.
-    let mut is_live = false;
+    // What the hub sent last. None before this process was sent anything: what came from a file is not
+    // resumed from.
+    let mut sent = None;
     loop {
-        let mut link = Link { follower, is_live: &mut is_live, progress: false };
+        let mut link = Link { follower, sent: &mut sent, progress: false };
         let outcome = link.run().await;
         let progressed = link.progress;
         set_connected(follower, false);
@@ -78,7 +83,8 @@ pub(super) async fn follow(follower: &Follower) {
 /// One stream.
 struct Link<'a> {
     follower: &'a Follower,
-    is_live: &'a mut bool,
+    /// The basis of deltas. What is held may be more: see [`Snapshot::completed_by`].
+    sent: &'a mut Option<Arc<Snapshot>>,
     /// Whether the hub was met: the next attempt may come soon.
     progress: bool,
 }
@@ -128,7 +134,7 @@ impl Link<'_> {
             role: self.follower.role.to_string(),
             site: self.follower.site.to_string(),
             held,
-            resume: *self.is_live,
+            resume: self.sent.is_some(),
         }
     }
 
@@ -138,10 +144,9 @@ impl Link<'_> {
                 if !reads_format(begin.format) {
                     return Err(Broken::Format(begin.format));
                 }
-                let base = self.follower.snapshots.borrow().clone();
-                *batch = Some(match (begin.full, base) {
+                *batch = Some(match (begin.full, &*self.sent) {
                     (true, _) => Draft::default(),
-                    (false, Some(base)) => Draft::on(&base),
+                    (false, Some(base)) => Draft::on(base),
                     (false, None) => return Err(Broken::Protocol("a delta to nothing")),
                 });
             }
@@ -163,7 +168,8 @@ impl Link<'_> {
                 let draft = batch.take().ok_or(Broken::Protocol("a commit without a batch"))?;
                 let generation =
                     commit.generation.ok_or(Broken::Protocol("a commit without a generation"))?;
-                self.commit(draft, generation.into())?;
+                let unread = commit.unread.into_iter().map(ClusterName::from).collect();
+                self.commit(draft, generation.into(), unread)?;
             }
             // A frame of a newer release.
             None => {}
@@ -171,15 +177,24 @@ impl Link<'_> {
         Ok(())
     }
 
-    fn commit(&mut self, draft: Draft, generation: Generation) -> Result<(), Broken> {
-        let held = self.follower.snapshots.borrow().as_ref().map(|held| held.generation.clone());
-        if let Some(held) = held.filter(|held| !generation.supersedes(held)) {
-            return Err(Broken::Stale { offered: generation, held });
+    fn commit(
+        &mut self,
+        draft: Draft,
+        generation: Generation,
+        unread: BTreeSet<ClusterName>,
+    ) -> Result<(), Broken> {
+        let held = self.follower.snapshots.borrow().clone();
+        if let Some(held) = held.as_ref().filter(|held| !generation.supersedes(&held.generation)) {
+            return Err(Broken::Stale { offered: generation, held: held.generation.clone() });
         }
-        tracing::debug!(%generation, "Snapshot received");
-        let snapshot: Snapshot = draft.commit(generation.clone());
-        self.follower.snapshots.send_replace(Some(Arc::new(snapshot)));
-        *self.is_live = true;
+        tracing::debug!(%generation, unread = unread.len(), "Snapshot received");
+        let sent = Arc::new(draft.commit(generation.clone(), unread));
+        let whole = match held {
+            Some(held) if !sent.unread.is_empty() => Arc::new(sent.completed_by(&held)),
+            _ => sent.clone(),
+        };
+        self.follower.snapshots.send_replace(Some(whole));
+        *self.sent = Some(sent);
         let confirmed = Some(SystemTime::now());
         self.follower.status.send_modify(|status| {
             *status = FeedStatus { held: Some(generation), confirmed, ..status.clone() };

@@ -71,7 +71,7 @@ pub(super) fn scoper(
 fn publish(sender: &watch::Sender<Scoped>, snapshot: Snapshot) {
     let old = sender.borrow().snapshot.clone();
     let delta = (old.generation.seq > 0).then(|| {
-        let frames = frames(false, changes(&old, &snapshot), &snapshot.generation).collect();
+        let frames = frames(false, changes(&old, &snapshot), &snapshot).collect();
         Arc::new(Delta { from: WireGeneration::from(&old.generation), frames })
     });
     sender.send_replace(Scoped { snapshot: Arc::new(snapshot), delta });

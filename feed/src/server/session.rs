@@ -182,9 +182,12 @@ impl Session {
             (Some(sent), Some(delta)) if delta.from == WireGeneration::from(&sent.generation) => {
                 Pending::Ready(delta.frames.iter().cloned().collect())
             }
-            (Some(sent), _) => Pending::Lazy(Box::new(frames(false, changes(sent, &scoped.snapshot), new))),
+            (Some(sent), _) => {
+                Pending::Lazy(Box::new(frames(false, changes(sent, &scoped.snapshot), &scoped.snapshot)))
+            }
             (None, _) => {
-                Pending::Lazy(Box::new(frames(true, changes(&Snapshot::default(), &scoped.snapshot), new)))
+                let all = changes(&Snapshot::default(), &scoped.snapshot);
+                Pending::Lazy(Box::new(frames(true, all, &scoped.snapshot)))
             }
         };
         self.note_sent(new.clone());
@@ -262,14 +265,16 @@ impl Pending {
     }
 }
 
-/// The frames of one batch, encoded as they are drawn.
+/// The frames of a batch that ends at `snapshot`, encoded as they are drawn.
 pub(super) fn frames(
     full: bool,
     changes: Vec<Change>,
-    generation: &Generation,
+    snapshot: &Snapshot,
 ) -> impl Iterator<Item = HubFrame> + Send + use<> {
     let begin = hub_frame::Frame::Begin(Begin { format: FORMAT, full });
-    let commit = hub_frame::Frame::Commit(Commit { generation: Some(generation.into()) });
+    let unread = snapshot.unread.iter().map(ToString::to_string).collect();
+    let commit = Commit { generation: Some((&snapshot.generation).into()), unread };
+    let commit = hub_frame::Frame::Commit(commit);
     std::iter::once(begin)
         .chain(changes.into_iter().filter_map(encode))
         .chain(std::iter::once(commit))

@@ -111,6 +111,8 @@ pub(crate) trait Edit {
     fn at(self, term: u64, seq: u64) -> Self;
     fn removed(self, name: &str) -> Self;
     fn with_demand(self, name: &str, demand: f64) -> Self;
+    fn without_shards(self, name: &str) -> Self;
+    fn unread(self, clusters: &[&str]) -> Self;
 }
 
 impl Edit for Snapshot {
@@ -126,6 +128,18 @@ impl Edit for Snapshot {
 
     fn with_demand(mut self, name: &str, demand: f64) -> Self {
         self.services.extend([service(name, demand)]);
+        self
+    }
+
+    fn without_shards(mut self, name: &str) -> Self {
+        if let Some(service) = self.services.get_mut(&ObjectKey::new("shop", name)) {
+            Arc::make_mut(service).shards.clear();
+        }
+        self
+    }
+
+    fn unread(mut self, clusters: &[&str]) -> Self {
+        self.unread = clusters.iter().map(|name| (*name).into()).collect();
         self
     }
 }
