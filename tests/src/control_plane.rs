@@ -95,13 +95,12 @@ impl Etcd {
             .arg(format!("--initial-advertise-peer-urls={peer}"))
             .arg(format!("--initial-cluster=default={peer}"))
             .env("GOMAXPROCS", "2");
-        let mut process = Process::start("etcd", &mut command, run.join("etcd.log"))?;
-        let started = wait_until("etcd to accept connections", Duration::from_secs(30), async || {
+        let process = Mutex::new(Some(Process::start("etcd", &mut command, run.join("etcd.log"))?));
+        let accepts = wait_until("etcd to accept connections", Duration::from_secs(30), async || {
             Ok(tokio::net::TcpStream::connect(ETCD).await.is_ok().then_some(()))
-        })
-        .await;
-        process.check_running()?;
-        started?;
+        });
+        unless_ended(&process, accepts).await?;
+        let process = process.into_inner().ok().flatten().context("etcd was just started")?;
         Ok(Self { process })
     }
 
@@ -263,16 +262,12 @@ impl Cluster {
         *locked(&self.api) = Some(process);
         let namespaces: Api<Namespace> = Api::all(self.client());
         let ready = wait_until(format!("the API server of {}", self.name), READY_WITHIN, async || {
-            if let Some(process) = locked(&self.api).as_mut() {
-                process.check_running()?;
-            }
             let request = http::Request::get("/readyz").body(Vec::new())?;
             self.client.request_text(request).await?;
             Ok(namespaces.get_opt("default").await?)
-        })
-        .await;
-        let tail = locked(&self.api).as_ref().map(|p| p.log_tail(10)).unwrap_or_default();
-        ready.map(|_| ()).with_context(|| format!("the end of its log:\n{tail}"))
+        });
+        unless_ended(&self.api, ready).await?;
+        Ok(())
     }
 
     /// Freezes the controller manager (SIGSTOP): Deployments, EndpointSlices and the like stay as they are.
@@ -404,6 +399,28 @@ impl Files {
         let identity = authority.client("system:kube-controller-manager", "system:masters")?;
         kubeconfig::write(&controllers, &[Entry { identity, ..admin.clone() }])?;
         Ok(Self { controllers })
+    }
+}
+
+/// Waits for `started`, but not for a process that has ended.
+async fn unless_ended<T>(
+    process: &Mutex<Option<Process>>,
+    started: impl Future<Output = anyhow::Result<T>>,
+) -> anyhow::Result<T> {
+    let ended = async {
+        loop {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            if let Some(Err(error)) = locked(process).as_mut().map(Process::check_running) {
+                return error;
+            }
+        }
+    };
+    tokio::select! {
+        started = started => started.with_context(|| {
+            let tail = locked(process).as_ref().map(|p| p.log_tail(10)).unwrap_or_default();
+            format!("the end of its log:\n{tail}")
+        }),
+        error = ended => Err(error),
     }
 }
 

@@ -91,7 +91,7 @@ fn run_inside(arguments: Arguments, spec: BedSpec, cases: Vec<Case>) -> anyhow::
 #[derive(Default)]
 struct Shared {
     inside: Option<Inside>,
-    /// An error is kept as text: every case that follows reports it too.
+    /// An error is kept as text, for every case that follows.
     started: OnceLock<Result<(Arc<Bed>, Runtime), String>>,
 }
 
