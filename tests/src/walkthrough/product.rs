@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use meridian_dns::testkit::{Fixture, Schema};
 use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, SanType};
 
 use crate::bed::{Bed, HUB};
@@ -39,7 +40,7 @@ impl Product {
     /// # Errors
     /// With the process that did not start.
     pub async fn start(bed: &Bed) -> anyhow::Result<Self> {
-        let files = Files::write(bed).await?;
+        let files = Files::write(bed)?;
         let mut product = Self { files, controller: None, edges: Vec::new() };
         product.start_controller(bed)?;
         for site in bed.sites() {
@@ -178,7 +179,7 @@ struct Files {
 }
 
 impl Files {
-    async fn write(bed: &Bed) -> anyhow::Result<Self> {
+    fn write(bed: &Bed) -> anyhow::Result<Self> {
         let files = Self { directory: bed.run().join("product") };
         std::fs::create_dir_all(&files.directory)?;
         let authority = Authority::new("feed-ca")?;
@@ -191,11 +192,8 @@ impl Files {
                 std::fs::create_dir_all(files.directory.join(format!("{role}-{}-state", site.name())))?;
             }
         }
-        let database = files.path("geoip.mmdb");
-        let output = bed.call_binary("meridian-geoip-fixture", &["--out", &database]).await?;
-        if !output.status.success() {
-            bail!("meridian-geoip-fixture: {}", String::from_utf8_lossy(&output.stderr));
-        }
+        let database = Fixture::standard().encode(Schema::Nested).context("encoding the GeoIP database")?;
+        std::fs::write(files.directory.join("geoip.mmdb"), database).context("writing geoip.mmdb")?;
         Ok(files)
     }
 
