@@ -7,14 +7,16 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Parser;
+use meridian_feed::server::{FeedServer, TlsFiles};
 use meridian_runtime::admin::{Admin, AdminArgs, Readiness};
 use meridian_runtime::metrics::Metrics;
 use meridian_runtime::tasks::Tasks;
 use meridian_runtime::telemetry::LogArgs;
+use tokio::net::TcpListener;
 use tokio_util::task::TaskTracker;
 
 use crate::lease::{Lease, Timing};
-use crate::{fleet, hub, propagate};
+use crate::{discover, fleet, hub, propagate};
 
 /// Where the admin port listens unless told otherwise.
 const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 9090);
@@ -57,6 +59,23 @@ pub struct Args {
     /// Seconds without renewal after which another controller may lead
     #[arg(long, env = "MERIDIAN_LEASE_DURATION_S", default_value_t = 15, value_parser = clap::value_parser!(u64).range(2..=3600), value_name = "S")]
     pub lease_duration_s: u64,
+
+    /// Address of the feed that edges follow; beyond loopback it needs the three TLS files; without it no
+    /// snapshot is served
+    #[arg(long, env = "MERIDIAN_FEED_LISTEN", value_name = "IP:PORT")]
+    pub feed_listen: Option<SocketAddr>,
+
+    /// PEM file: certificate chain of the feed
+    #[arg(long, env = "MERIDIAN_FEED_TLS_CERT", value_name = "FILE", requires_all = ["feed_tls_key", "feed_tls_ca"])]
+    pub feed_tls_cert: Option<PathBuf>,
+
+    /// PEM file: private key of that certificate
+    #[arg(long, env = "MERIDIAN_FEED_TLS_KEY", value_name = "FILE", requires = "feed_tls_cert")]
+    pub feed_tls_key: Option<PathBuf>,
+
+    /// PEM file: certificates that edges' certificates must come from
+    #[arg(long, env = "MERIDIAN_FEED_TLS_CA", value_name = "FILE", requires = "feed_tls_cert")]
+    pub feed_tls_ca: Option<PathBuf>,
 
     #[command(flatten)]
     #[allow(missing_docs)]
@@ -115,6 +134,15 @@ pub async fn run(args: Args, tasks: Tasks) -> anyhow::Result<()> {
         "propagate",
         tracked(tasks.token(), |tracker, token| propagate::run(hub, view, propagating, tracker, token)),
     );
+    let (discovery, outlets) = discover::new(client.clone(), fleet.clone(), term);
+    let feed = FeedServer::new(outlets.snapshots, outlets.loads);
+    let discovery = discovery.outranking(feed.highest_held()).with_metrics(&metrics);
+    if let Some(address) = args.feed_listen {
+        let listener =
+            TcpListener::bind(address).await.with_context(|| format!("binding the feed to {address}"))?;
+        tasks.spawn("feed", feed.serve(listener, feed_files(&args), tasks.token()));
+    }
+    tasks.spawn("discover", tracked(tasks.token(), |tracker, token| discovery.run(tracker, token)));
     let ready = {
         let (fleet, readiness) = (fleet.clone(), readiness.clone());
         async move { readiness.set_ready(fleet.synced().await) }
@@ -140,6 +168,12 @@ pub async fn run(args: Args, tasks: Tasks) -> anyhow::Result<()> {
         lease.release(held).await;
     }
     Ok(ended?)
+}
+
+/// The feed's TLS files; clap takes all three or none.
+fn feed_files(args: &Args) -> Option<TlsFiles> {
+    let (cert, key, ca) = (&args.feed_tls_cert, &args.feed_tls_key, &args.feed_tls_ca);
+    Some(TlsFiles { cert: cert.clone()?, key: key.clone()?, ca: ca.clone()? })
 }
 
 /// Runs a part that spawns tasks of its own on a tracker, and waits for those too.

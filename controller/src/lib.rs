@@ -1,8 +1,11 @@
+//! Hub and member watches, propagation, discovery, leader election.
 //!
 //! | module | does |
 //! | --- | --- |
 //! | [`app`] | settings, and the one place that starts everything |
 //! | [`fleet`] | members: clients, probes, supervised watches, statuses |
+//! | [`discover`] | watches to snapshots, load to shares, verdicts to conditions |
+//! | [`convert`] | Kubernetes objects to facts |
 //! | [`hub`] | the hub's client, and installing the kinds |
 //! | [`lease`] | leader election |
 //! | [`propagate`] | federated objects into members, and status back |
@@ -10,6 +13,8 @@
 
 pub mod app;
 pub mod call;
+pub mod convert;
+pub mod discover;
 pub mod fleet;
 pub mod hub;
 pub mod lease;
