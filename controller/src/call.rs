@@ -83,10 +83,19 @@ impl CallError {
     /// Whether the same call may succeed later without anybody changing anything.
     #[must_use]
     pub fn retry(&self) -> bool {
+        if self.is_untyped() {
+            return false;
+        }
         match self.code() {
             None => true,
             Some(code) => matches!(code, 401 | 403 | 404 | 408 | 409 | 425 | 429) || code >= 500,
         }
+    }
+
+    /// Whether the object does not fit its kind's schema. The API server answers such an apply with 500
+    /// (apimachinery `managedfields/internal/structuredmerge.go`), although it will never succeed.
+    fn is_untyped(&self) -> bool {
+        self.status().is_some_and(|s| s.message.starts_with("failed to create typed patch object"))
     }
 
     /// A bounded word for conditions and metrics.
@@ -96,6 +105,7 @@ impl CallError {
             Self::Deadline { .. } => "Timeout",
             Self::Empty => "BadAnswer",
             Self::Kube(error) => match &**error {
+                kube::Error::Api(_) if self.is_untyped() => "Invalid",
                 kube::Error::Api(status) => match status.code {
                     400 | 422 => "Invalid",
                     401 => "Unauthorized",
@@ -208,6 +218,7 @@ mod tests {
         assert!(refused(403, "").retry(), "rights may be granted later");
         assert!(!refused(422, "").retry());
         assert!(!refused(400, "").retry());
+        assert!(!refused(500, "failed to create typed patch object (a/b; v1): x").retry());
     }
 
     #[test]

@@ -42,6 +42,11 @@ impl Timing {
         self.duration.mul_f64(2.0 / 3.0)
     }
 
+    /// Longest wait for one call: two of them fit before a leader must give up.
+    fn call(self) -> Duration {
+        self.deadline() / 2
+    }
+
     /// Time between tries.
     fn retry(self) -> Duration {
         self.duration.div_f64(7.5)
@@ -199,14 +204,14 @@ impl Lease {
         if let Some(spec) = &mut object.spec {
             spec.holder_identity = Some(String::new());
         }
-        match within(self.timing.retry(), self.api.replace(NAME, &PostParams::default(), &object)).await {
+        match within(self.timing.call(), self.api.replace(NAME, &PostParams::default(), &object)).await {
             Ok(_) => tracing::info!("Lease released"),
             Err(error) => tracing::warn!(error = %error.message(), "Cannot release the lease"),
         }
     }
 
     async fn read(&self) -> Result<Option<LeaseObject>, CallError> {
-        within(self.timing.retry(), self.api.get_opt(NAME)).await
+        within(self.timing.call(), self.api.get_opt(NAME)).await
     }
 
     async fn create(&self) -> Result<Leadership, CallError> {
@@ -215,7 +220,7 @@ impl Lease {
             spec: Some(self.spec(1, None)),
         };
         let renewed = Instant::now();
-        let object = within(self.timing.retry(), self.api.create(&PostParams::default(), &object)).await?;
+        let object = within(self.timing.call(), self.api.create(&PostParams::default(), &object)).await?;
         Ok(Leadership { object, renewed })
     }
 
@@ -230,7 +235,7 @@ impl Lease {
         // Counted from before the call: a renewal that was slow is as old as its request.
         let renewed = Instant::now();
         let object =
-            within(self.timing.retry(), self.api.replace(NAME, &PostParams::default(), &object)).await?;
+            within(self.timing.call(), self.api.replace(NAME, &PostParams::default(), &object)).await?;
         Ok(Leadership { object, renewed })
     }
 
