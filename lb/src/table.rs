@@ -15,7 +15,7 @@ use std::{
 use meridian_core::{
     id::{ClusterName, ObjectKey, SiteName},
     route::{Route, RouteTable, effective_policy},
-    snapshot::{BackendPort, Capacity, Generation, GlobalService, Rate, Snapshot},
+    snapshot::{BackendPort, Capacity, Generation, GlobalService, Policy, Rate, Snapshot},
     steer::{self, Candidate, Demand, Mask, Ranking, Rules, Vantage, Why, rank, solve},
     time::Timestamp,
 };
@@ -106,7 +106,7 @@ fn target(inputs: Inputs<'_>, route: &Route, registry: &mut Registry, follows_de
     };
     let Some(published) = inputs.snapshot.services.get(key) else { return target };
     let policy = effective_policy(route.policy.as_deref(), &published.policy);
-    let has_own_policy = policy != published.policy;
+    let has_own_policy = steers_otherwise(&policy, &published.policy);
     let service = &GlobalService { policy, ..GlobalService::clone(published) };
 
     let port = &route.backend.port;
@@ -174,6 +174,11 @@ fn target(inputs: Inputs<'_>, route: &Route, registry: &mut Registry, follows_de
         });
     }
     target
+}
+
+/// True when the two could choose different clusters. What they say to DNS does not matter here.
+fn steers_otherwise(a: &Policy, b: &Policy) -> bool {
+    a.strategy != b.strategy || a.allowed_regions != b.allowed_regions || a.health != b.health
 }
 
 /// Weights by index of the candidate.

@@ -145,8 +145,8 @@ async fn cut_and_heal() {
     let by = |name: &str, from: Instant| {
         seen.iter().filter(|seen| seen.at >= from && seen.by.as_deref() == Ok(name)).count()
     };
-    assert!(masked < Duration::from_secs(4), "{masked:?}");
-    assert!(slowest < Duration::from_secs(5), "{slowest:?}");
+    assert!(masked < Duration::from_secs(5), "{masked:?}");
+    assert!(slowest < Duration::from_secs(6), "{slowest:?}");
     assert!(home >= Duration::from_secs(2), "{home:?}");
     assert_eq!(by("us", cut) + by("asia", cut), seen.iter().filter(|seen| seen.at >= cut).count());
     let last = seen.iter().map(|seen| seen.at).max().unwrap();

@@ -7,7 +7,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use meridian_core::snapshot::{Address, Capacity, Gateway, GlobalService, Network, Snapshot};
 use meridian_lb::app::Source;
-use tokio::{net::TcpStream, sync::watch, time::Instant};
+use tokio::{net::TcpStream, sync::watch};
 
 #[path = "../src/fixtures.rs"]
 #[allow(dead_code)]
@@ -142,15 +142,12 @@ async fn stalled_cluster_costs_one_timeout_and_then_nothing() {
     let (hole, us) = (BlackHole::start().await, Backend::start("us", Manner::Proper).await);
     let snapshot = fleet(&[(ASIA, &[hole.address]), (US, &[us.address])]);
     let rig = Rig::start_with(ASIA, snapshot, &["--connect-timeout", "300ms"]).await;
-    let started = Instant::now();
-    let first = rig.get("/").await;
-    assert!(first.body.contains("served-by: us"), "{first:?}");
-    assert!(started.elapsed() < Duration::from_millis(1500), "{:?}", started.elapsed());
-    let rest = Instant::now();
     for _ in 0..20 {
         assert!(rig.get("/").await.body.contains("served-by: us"));
     }
-    assert!(rest.elapsed() < Duration::from_millis(1500), "{:?}", rest.elapsed());
+    // Counted, not timed: the first request met the silence, and no other did.
+    let metrics = rig.admin("/metrics").await.body;
+    assert!(metrics.contains("meridian_lb_retries_total{cluster=\"us-central1\"} 1\n"), "{metrics}");
     until(async || {
         rig.admin("/explain").await.body.contains("\"cluster\":\"asia-east1\",\"why\":\"probeFailed\"")
     })

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 use meridian_core::{
     geo::GeoPoint,
     id::RegionName,
-    snapshot::{Dial, Policy, Strategy as Steering},
+    snapshot::{Dial, GlobalIngress, Strategy as Steering},
 };
 use meridian_runtime::metrics::Metrics;
 use proptest::prelude::*;
@@ -190,6 +190,23 @@ fn ingress_policy_steers_its_own_routes() {
     ingress.policy = Some(Policy { strategy: Steering::Failover(tiers), ..Policy::default() });
     case.snapshot.ingresses = [(ingress.key.clone(), Arc::new(ingress))].into();
     assert_eq!(order(&case.target())[0], "europe-west1");
+}
+
+#[test]
+fn shares_hold_for_an_ingress_unless_its_policy_steers_otherwise() {
+    let mut service = three_regions();
+    service.load.shares = [("asia-east1".into(), [("us-central1".into(), 1.0)].into())].into();
+    let mut case = Case::at("asia-east1", service);
+    let mut policy = Policy::default();
+    policy.dns.ttl = 5;
+    let mut with = |policy: &Policy| {
+        let ingress = GlobalIngress { policy: Some(policy.clone()), ..catch_all("web") };
+        case.snapshot.ingresses = [(ingress.key.clone(), Arc::new(ingress))].into();
+        case.target().weights_from
+    };
+    assert_eq!(with(&policy), WeightsFrom::Shares);
+    policy.allowed_regions = Some(vec!["asia-east1".into()]);
+    assert_eq!(with(&policy), WeightsFrom::Nearest);
 }
 
 #[test]
