@@ -31,12 +31,14 @@ fn shard(
     let service = member.services.get(key)?;
     let slices = || slices(member, key);
     let ready = |endpoint: &EndpointFact| endpoint.is_ready && !endpoint.is_terminating;
-    // A pod that is about to go still answers; it is used only where nothing else is left.
+    // A pod that is about to go still answers. It does not make its cluster eligible, because other
+    // clusters have pods that stay; but where nothing else is left anywhere and the policy fails open,
+    // it is where a request can still be sent.
     let leaving = |endpoint: &EndpointFact| endpoint.is_serving && endpoint.is_terminating;
     let is_any_ready = slices().any(|slice| slice.endpoints.iter().any(ready));
     let takes_traffic =
         |endpoint: &EndpointFact| if is_any_ready { ready(endpoint) } else { leaving(endpoint) };
-    let ready = count(slices().flat_map(|slice| slice.endpoints.iter()).filter(|e| takes_traffic(e)));
+    let ready = count(slices().flat_map(|slice| slice.endpoints.iter()).filter(|e| ready(e)));
     Some(Shard {
         cluster: cluster.clone(),
         ready,

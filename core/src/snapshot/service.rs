@@ -85,7 +85,8 @@ pub struct Shard {
     /// Endpoints there are, ready or not.
     #[serde(default)]
     pub total: u32,
-    /// Where the endpoints are; empty in what DNS sees.
+    /// Where the endpoints are; empty in what DNS sees. Where none is ready, those that are leaving but
+    /// still serve, for failing open.
     #[serde(default)]
     pub groups: Vec<EndpointGroup>,
     /// Addresses of the member's load balancer for this Service.
