@@ -13,6 +13,7 @@ use std::{
 use meridian_core::{
     id::{ClusterName, ObjectKey, RegionName, SiteName, ZoneName},
     name::DnsName,
+    route::effective_policy,
     snapshot::{
         Address, Backend, Cluster, DnsTarget, GlobalIngress, GlobalService, NameTarget, Network, Policy,
         Shard, Site, Snapshot, WhenAllUnhealthy,
@@ -319,13 +320,18 @@ impl Scene<'_> {
     }
 
     fn ingress(&self, name: &DnsName, ingress: &GlobalIngress) -> Choice {
-        let services: Vec<&GlobalService> = backends_of(ingress, name)
-            .filter_map(|backend| self.snapshot.services.get(&backend.service).map(AsRef::as_ref))
+        // Each service under the policy by which the proxy steers it: the Ingress's over its own.
+        let steered: Vec<GlobalService> = backends_of(ingress, name)
+            .filter_map(|backend| self.snapshot.services.get(&backend.service))
+            .map(|service| GlobalService {
+                policy: effective_policy(ingress.policy.as_ref(), &service.policy),
+                ..GlobalService::clone(service)
+            })
             .collect();
-        let policy = match (&ingress.policy, services.first()) {
-            (Some(policy), _) => policy.clone(),
-            (None, Some(service)) => service.policy.clone(),
-            (None, None) => Policy::default(),
+        let services: Vec<&GlobalService> = steered.iter().collect();
+        let policy = match services.first() {
+            Some(service) => service.policy.clone(),
+            None => ingress.policy.clone().unwrap_or_default(),
         };
         let use_sites = match policy.dns.target {
             DnsTarget::Auto => !self.snapshot.sites.is_empty(),
@@ -335,10 +341,7 @@ impl Scene<'_> {
         if !use_sites {
             return self.members(&services, &policy, http_entrance);
         }
-        let mut rules = Rules::from(&policy);
-        if ingress.policy.is_none() {
-            rules.allowed_regions = common_fence(&services);
-        }
+        let rules = Rules { allowed_regions: common_fence(&services), ..Rules::from(&policy) };
         self.sites(&services, &policy, rules)
     }
 
