@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use anyhow::Context as _;
+
 use super::{at_home, ms};
 use crate::site::VIP;
 use crate::wait::wait_until;
@@ -25,12 +27,11 @@ pub(in crate::walkthrough) async fn play(story: &mut Story) -> anyhow::Result<()
     // A client in Germany asks the name servers that are left, and connects to what they say.
     let landed = wait_until("a German client to land elsewhere", PROMISE + SLACK, async || {
         let answer = dig(asia, HOST, GERMANY).await?;
-        let Some(&address) = answer.addresses.first() else { return Ok(None) };
-        if address == site.address() {
-            return Ok(None);
-        }
+        let first = answer.addresses.first().copied().filter(|address| *address != site.address());
+        let address = first.with_context(|| format!("{:?} after the cut: {answer:?}", cut.elapsed()))?;
         let page = curl(None, address, Some(HOST)).await?;
-        Ok((page.status == 200).then(|| (cut.elapsed(), address, page.cluster)))
+        anyhow::ensure!(page.status == 200, "{page:?} from {address}");
+        Ok(Some((cut.elapsed(), address, page.cluster)))
     })
     .await?;
     let (took, address, cluster) = landed;
