@@ -42,7 +42,8 @@ fn shard(
     Some(Shard {
         cluster: cluster.clone(),
         ready,
-        total: count(slices().flat_map(|slice| slice.endpoints.iter())),
+        // Without those that leave: a rolling update is no partial failure.
+        total: count(slices().flat_map(|slice| slice.endpoints.iter()).filter(|e| !e.is_terminating)),
         groups: groups(slices(), takes_traffic),
         load_balancer: service.load_balancer.clone(),
         ingress: ingress_addresses(facts, member, key),

@@ -82,7 +82,7 @@ pub struct Shard {
     /// Endpoints that take traffic.
     #[serde(default)]
     pub ready: u32,
-    /// Endpoints there are, ready or not.
+    /// Endpoints there are, ready or not, without those that are about to go.
     #[serde(default)]
     pub total: u32,
     /// Where the endpoints are; empty in what DNS sees. Where none is ready, those that are leaving but
