@@ -92,16 +92,32 @@ pub struct Page {
 /// When curl fails: no connection, or no whole answer within 5 s.
 pub async fn curl(site: Option<&Site>, address: Ipv4Addr, host: Option<&str>) -> anyhow::Result<Page> {
     let mut command = site.map_or_else(|| Command::new("curl"), |site| site.command("curl"));
-    command.args(["--silent", "--show-error", "--max-time", "5", "--output", "/dev/null"]);
-    command.args(["--write-out", "%{http_code} %header{x-cluster} %header{x-zone}"]);
     if let Some(host) = host {
         command.args(["--header", &format!("Host: {host}")]);
     }
     command.arg(format!("http://{address}/"));
+    fetch(command).await
+}
+
+/// Fetches `https://host/` from `address` with curl, from the root namespace, and trusts `authority` (a PEM file)
+/// alone.
+///
+/// # Errors
+/// As [`curl`], and when the certificate is not the host's.
+pub async fn curl_tls(address: Ipv4Addr, host: &str, authority: &str) -> anyhow::Result<Page> {
+    let mut command = Command::new("curl");
+    command.args(["--cacert", authority, "--resolve", &format!("{host}:443:{address}")]);
+    command.arg(format!("https://{host}/"));
+    fetch(command).await
+}
+
+async fn fetch(mut command: Command) -> anyhow::Result<Page> {
+    command.args(["--silent", "--show-error", "--max-time", "5", "--output", "/dev/null"]);
+    command.args(["--write-out", "%{http_code} %header{x-cluster} %header{x-zone}"]);
     let output =
         tokio::process::Command::from(command).kill_on_drop(true).output().await.context("running curl")?;
     if !output.status.success() {
-        bail!("curl {address}: {}", String::from_utf8_lossy(&output.stderr).trim());
+        bail!("curl: {}", String::from_utf8_lossy(&output.stderr).trim());
     }
     let text = String::from_utf8_lossy(&output.stdout);
     let mut fields = text.split(' ');

@@ -135,6 +135,12 @@ impl Product {
         Ok(())
     }
 
+    /// A file of this run: `shop.crt`, `shop.key` and `shop-ca.crt` are those of the shop's host.
+    #[must_use]
+    pub fn file(&self, name: &str) -> String {
+        self.files.path(name)
+    }
+
     fn dns_flags(&self, site: &Site) -> Vec<String> {
         let mut arguments = self.edge_flags(site, "dns");
         arguments.extend(flags(&[
@@ -172,7 +178,7 @@ fn flags(pairs: &[(&str, String)]) -> Vec<String> {
     pairs.iter().map(|(name, value)| format!("--{name}={value}")).collect()
 }
 
-/// Certificates of the feed and the synthetic GeoIP database.
+/// Certificates of the feed and of the shop, and the synthetic GeoIP database.
 #[derive(Debug)]
 struct Files {
     directory: PathBuf,
@@ -192,6 +198,9 @@ impl Files {
                 std::fs::create_dir_all(files.directory.join(format!("{role}-{}-state", site.name())))?;
             }
         }
+        let shop = Authority::new("shop-ca")?;
+        files.put("shop-ca.crt", &shop.certificate())?;
+        files.put_identity("shop", &shop.server(&[super::clients::HOST])?)?;
         let database = Fixture::standard().encode(Schema::Nested).context("encoding the GeoIP database")?;
         std::fs::write(files.directory.join("geoip.mmdb"), database).context("writing geoip.mmdb")?;
         Ok(files)

@@ -42,6 +42,11 @@ pub(in crate::walkthrough) async fn play(story: &mut Story) -> anyhow::Result<()
     let start = Instant::now();
     bed.apply(HUB, EDGES).await?;
     bed.apply(HUB, MANIFESTS).await?;
+    let (cert, key) = (
+        format!("--cert={}", story.product.file("shop.crt")),
+        format!("--key={}", story.product.file("shop.key")),
+    );
+    bed.kubectl(HUB, &["--namespace", SHOP, "create", "secret", "tls", "shop-tls", &cert, &key]).await?;
     for (member, _) in PLACES {
         propagated(story, member).await.with_context(|| format!("in {member}"))?;
     }
