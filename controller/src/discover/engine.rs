@@ -199,8 +199,11 @@ impl Engine {
 
     fn follow(&mut self, current: &Members) {
         self.has_fleet = true;
+        let is_gone = |(name, followed): &(&ClusterName, &Followed)| {
+            current.get(*name).is_none_or(|member| followed.is_another(member))
+        };
         let gone: Vec<ClusterName> =
-            self.members.keys().filter(|name| !current.contains_key(*name)).cloned().collect();
+            self.members.iter().filter(is_gone).map(|(name, _)| name.clone()).collect();
         for name in gone {
             self.members.remove(&name);
             self.index.remove_member(&name);

@@ -71,18 +71,19 @@ impl Followed {
         }
     }
 
-    /// Takes over a newer value of the member; with a new connection the watches start anew. What was
-    /// read stays until the new lists replace it, unless the object on the hub is another.
+    /// Whether this is the member of another object on the hub: what was read is of another cluster.
+    pub(super) fn is_another(&self, member: &Member) -> bool {
+        self.identity.uid != member.identity().uid
+    }
+
+    /// Takes over a newer value of the same member; with a new connection the watches start anew. What
+    /// was read stays until the new lists replace it.
     pub(super) fn update(&mut self, member: &Arc<Member>, epoch: u64, sink: &mpsc::Sender<Message>) {
-        if self.identity != *member.identity() {
-            let is_same_object = self.identity.uid == member.identity().uid;
-            let unread = std::mem::take(&mut self.unread);
-            *self = Self::start(member, epoch, sink);
-            if is_same_object {
-                self.unread = unread;
-            }
-        } else {
+        if self.identity == *member.identity() {
             self.member = Arc::clone(member);
+        } else {
+            let unread = std::mem::take(&mut self.unread);
+            *self = Self { unread, ..Self::start(member, epoch, sink) };
         }
     }
 

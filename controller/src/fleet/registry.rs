@@ -314,8 +314,8 @@ impl Registry {
         }
         // The same cluster with another token has not become less healthy; without a client nothing is known.
         let is_same_object = old.is_some_and(|o| o.facts.uid == facts.uid);
-        let seen =
-            old.filter(|_| is_same_object).map(|o| o.live.observed.borrow().clone()).unwrap_or_default();
+        let seen = old.filter(|_| is_same_object).map(|o| o.live.observed.borrow().clone());
+        let seen = seen.unwrap_or_else(|| Arc::new(before.place()));
         let health = Health::Unknown;
         let (health_sender, health) = watch::channel(health);
         let (observed_sender, observed) = watch::channel::<Arc<Observed>>(seen);

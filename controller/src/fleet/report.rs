@@ -33,6 +33,18 @@ pub(super) enum Before {
     KubeFedCluster(KubeFedClusterStatus),
 }
 
+impl Before {
+    /// Where the member was when it was last seen: nodes do not move while nobody can read them, and a
+    /// controller that starts while the member is away must still know how far it is.
+    pub(super) fn place(&self) -> Observed {
+        let (region, zones) = match self {
+            Self::MemberCluster(status) => (&status.region, &status.zones),
+            Self::KubeFedCluster(status) => (&status.region, &status.zones),
+        };
+        Observed { region: region.clone(), zones: zones.clone(), ..Observed::default() }
+    }
+}
+
 /// What the reporter of one member reads.
 pub(super) struct Inputs {
     pub(super) name: ClusterName,

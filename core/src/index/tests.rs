@@ -279,6 +279,18 @@ fn ingress_of_another_namespace_loses_a_taken_host_in_dns_and_in_routes() {
 }
 
 #[test]
+fn policy_is_told_of_the_host_that_its_plain_ingress_lost() {
+    let mut fleet = Fleet::of(&["eu"]);
+    fleet.ingress(ObjectKey::new("rival", "front"), 1, ingress(Some("app.example.org"), "web"));
+    let rules = IngressFact { created: Timestamp::from_millis(9), ..ingress(Some("app.example.org"), "web") };
+    let fact = MemberIngressFact { ingress: rules, addresses: vec![] };
+    fleet.index.member_ingresses(&"eu".into(), Change::Apply(key("front"), fact));
+    fleet.policy("p", 9, policy(&[(Ingress, "front")]));
+    let fault = fleet.policy_fault("p").unwrap();
+    assert!(fault.message.contains("FederatedIngress rival/front"), "{}", fault.message);
+}
+
+#[test]
 fn ingresses_of_one_namespace_share_a_host() {
     let mut fleet = Fleet::of(&["eu"]);
     fleet.ingress(key("one"), 10, ingress(Some("app.example.org"), "web"));

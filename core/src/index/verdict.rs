@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     Facts, PolicyFact, Target, TargetKind,
-    claims::{POLICY, served_zones},
+    claims::{Claimant, POLICY, served_zones},
     plan::{Attachments, Plan},
 };
 use crate::{id::ObjectKey, snapshot::Snapshot};
@@ -57,7 +57,16 @@ pub struct ZoneVerdict {
 pub(super) fn all(facts: &Facts, plan: &Plan, next: &Snapshot) -> Verdicts {
     let attachments = Attachments::of(facts);
     let policy = |(key, fact): (&ObjectKey, &PolicyFact)| {
-        let lost = plan.claims.faults.iter().find(|(by, _)| by.kind == POLICY && by.key == *key);
+        // A policy speaks for its Ingresses too: a plain one has no status of ours to say it in.
+        let is_of = |by: &Claimant| {
+            (by.kind == POLICY && by.key == *key)
+                || fact.targets.iter().any(|target| {
+                    target.kind.as_str() == by.kind
+                        && target.key == by.key
+                        && attachments.applies(key, target)
+                })
+        };
+        let lost = plan.claims.faults.iter().find(|(by, _)| is_of(by));
         let not_accepted = conflict(key, fact, &attachments).or_else(|| lost.map(|(_, fault)| fault.clone()));
         let unresolved = missing(facts, fact);
         (key.clone(), PolicyVerdict { not_accepted, unresolved })
