@@ -9,8 +9,9 @@ use meridian_tests::bed::{Bed, BedSpec};
 use meridian_tests::namespace::{self, Inside};
 use meridian_tests::walkthrough::Story;
 use serde::{Deserialize, Serialize};
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
+use tokio::net::unix::pipe;
 use tokio_util::task::TaskTracker;
 
 use crate::forward::{Door, inside};
@@ -43,8 +44,17 @@ async fn perform(inside: &Inside, sockets: &Path, quick: bool, leave: bool) -> a
     tokio::select! {
         // Whatever is under way is dropped, and the namespace ends what is left.
         _ = ending.asked() => Ok(()),
+        gone = terminal_gone() => gone,
         played = play(inside, sockets, quick, leave) => played,
     }
+}
+
+/// Returns when the program that started this one has ended: the pipe at standard input is then at its end.
+async fn terminal_gone() -> anyhow::Result<()> {
+    let file = std::fs::File::open("/dev/stdin").context("opening standard input")?;
+    let mut pipe = pipe::Receiver::from_file(file).context("watching standard input")?;
+    pipe.read_to_end(&mut Vec::new()).await.context("watching standard input")?;
+    Ok(())
 }
 
 async fn play(namespace: &Inside, sockets: &Path, quick: bool, leave: bool) -> anyhow::Result<()> {

@@ -26,11 +26,15 @@ async fn perform(quick: bool, leave: bool) -> anyhow::Result<ExitCode> {
     let directory = tempfile::Builder::new().prefix("meridian-demo-").tempdir()?;
     let control = UnixListener::bind(directory.path().join(CONTROL))?;
     let mut stage = tokio::process::Command::new(std::env::current_exe()?);
-    stage.args(["stage", "--sockets"]).arg(directory.path()).stdin(Stdio::null());
+    // The pipe tells the stage when this program is gone, however it ended.
+    stage.args(["stage", "--sockets"]).arg(directory.path()).stdin(Stdio::piped());
     stage.args(quick.then_some("--quick")).args(leave.then_some("--leave"));
-    // Ctrl-C reaches the stage too, as it belongs to the terminal's foreground; here it is only waited out.
+    // A group of its own: Ctrl-C comes to this program alone, and is passed on once. Twice would mean "now".
+    stage.process_group(0);
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let mut child = stage.spawn().context("starting the stage")?;
+    // Taken out because waiting for the child would close it.
+    let _open_while_running = child.stdin.take();
     let mut lines = None;
     loop {
         tokio::select! {
@@ -39,7 +43,7 @@ async fn perform(quick: bool, leave: bool) -> anyhow::Result<ExitCode> {
                 let asked = matches!(status.code(), Some(0 | 129 | 130 | 143));
                 return Ok(if asked { ExitCode::SUCCESS } else { ExitCode::FAILURE });
             }
-            _ = interrupt.recv() => {}
+            _ = interrupt.recv() => stop(&child)?,
             _ = terminate.recv() => stop(&child)?,
             accepted = control.accept() => {
                 let mut text = Vec::new();
