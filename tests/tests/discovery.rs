@@ -249,7 +249,10 @@ async fn scale_and_readiness(bed: Arc<Bed>) -> anyhow::Result<()> {
     rig.until_ready("live", AT_ONCE, &[(ASIA, 3), (EUROPE, 1)]).await?;
 
     let pods = asia.kubelet.pods().await?;
-    let pod = pods.iter().find(|pod| pod.name.starts_with("live-") && pod.ready).context("a ready pod")?;
+    let pod = pods
+        .iter()
+        .find(|pod| pod.name.starts_with("live-") && pod.ready && !pod.terminating)
+        .context("a ready pod")?;
     asia.kubelet.set_ready(&pod.namespace, &pod.name, false).await?;
     listed(asia, "live", 2).await?;
     rig.until_ready("live", AT_ONCE, &[(ASIA, 2), (EUROPE, 1)]).await?;
@@ -326,6 +329,9 @@ async fn start_without_a_member(bed: Arc<Bed>) -> anyhow::Result<()> {
     let later = later?;
     ensure!(later.unread.contains(EUROPE), "{:?}", later.unread);
     ensure!(ready(&later, "kept") == [(EUROPE, 2)], "{:?}", later.services);
+    // Its place is known from the last status: only its nodes would say it again.
+    let region = later.clusters[EUROPE].region.as_ref();
+    ensure!(region.is_some_and(|region| region.as_str() == EUROPE), "{:?}", later.clusters);
     rig.until("member that was read", SOON, |snapshot| snapshot.unread.is_empty()).await?;
     rig.until_ready("kept", AT_ONCE, &[(EUROPE, 2)]).await?;
     rig.end(&["kept"]).await
@@ -350,6 +356,26 @@ async fn claimed_twice(bed: Arc<Bed>) -> anyhow::Result<()> {
     ensure!(lost["reason"] == "HostnameConflict", "{lost}");
     ensure!(message.contains("app.twice.example.org") && message.contains("default/first"), "{lost}");
     rig.condition("trafficpolicy", "first", "Accepted", "True").await?;
+    // A FederatedIngress that asks for the same host is told by an Event: its status is KubeFed's.
+    let backend = json!({"service": {"name": "web", "port": {"number": 80}}});
+    let path = json!({"path": "/", "pathType": "Prefix", "backend": backend});
+    let rules = json!([{"host": "app.twice.example.org", "http": {"paths": [path]}}]);
+    let ingress = json!({
+        "apiVersion": "types.kubefed.io/v1beta1", "kind": "FederatedIngress",
+        "metadata": {"name": "third", "namespace": "default"},
+        "spec": {"template": {"spec": {"rules": rules}}, "placement": {"clusters": []}},
+    });
+    rig.apply(&[ingress]).await?;
+    let event = wait_until("an Event on the FederatedIngress", SOON, async || {
+        let text = rig.bed.kubectl(HUB, &["get", "events", "-o", "json"]).await?;
+        let events: Value = serde_json::from_str(&text)?;
+        let all = events["items"].as_array().into_iter().flatten();
+        let mut ours = all.filter(|event| event["involvedObject"]["name"] == "third");
+        Ok(ours.find(|event| event["reason"] == "HostnameConflict").cloned())
+    })
+    .await?;
+    ensure!(event["message"].as_str().is_some_and(|text| text.contains("default/first")), "{event}");
+    rig.bed.kubectl(HUB, &["delete", "federatedingress", "third"]).await?;
     // The name falls to the other when the winner goes.
     rig.bed.kubectl(HUB, &["delete", "trafficpolicy", "first"]).await?;
     rig.condition("trafficpolicy", "second", "Accepted", "True").await?;

@@ -8,8 +8,8 @@ use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff;
 use kube::{Api, Client};
-use meridian_core::id::ClusterName;
-use meridian_core::index::{self, Index};
+use meridian_core::id::{ClusterName, ObjectKey};
+use meridian_core::index::{self, Fault, Index};
 use meridian_core::snapshot::{Role, Snapshot};
 use meridian_core::time::Timestamp;
 use meridian_feed::server::SiteLoad;
@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::Discovery;
+use super::events;
 use super::hub::{self, HubChange, Told};
 use super::members::{Followed, MemberChange};
 use super::metrics::Counts;
@@ -49,6 +50,10 @@ pub(super) enum Message {
         kind: &'static str,
         error: String,
     },
+    /// The hub does not define a kind: there is no list to wait for.
+    HubAbsent {
+        kind: &'static str,
+    },
     Member {
         cluster: ClusterName,
         epoch: u64,
@@ -68,11 +73,15 @@ pub(super) async fn run(discovery: Discovery, tracker: TaskTracker, token: Cance
     let (sink, mut messages) = mpsc::channel(QUEUE);
     hub::watch(&hub, &tracker, &token, &sink);
     let (wanted, wanted_seen) = watch::channel(Arc::new(Wanted::new()));
+    let (faults, faults_seen) = mpsc::channel(events::QUEUE);
+    let recording = events::run(hub.clone(), faults_seen);
     let writing = writer::run(hub, fleet.clone(), wanted_seen);
     let end = token.clone();
     tracker.spawn(async move { end.run_until_cancelled(writing).await });
+    let end = token.clone();
+    tracker.spawn(async move { end.run_until_cancelled(recording).await });
 
-    let mut engine = Engine::new(Index::new(uid, term), snapshots, wanted, sink, metrics);
+    let mut engine = Engine::new(Index::new(uid, term), snapshots, wanted, faults, sink, metrics);
     let mut members = fleet.members();
     members.mark_changed();
     let (mut is_held_open, mut is_fleet_open) = (true, true);
@@ -134,6 +143,9 @@ struct Engine {
     index: Index,
     snapshots: watch::Sender<Arc<Snapshot>>,
     wanted: watch::Sender<Arc<Wanted>>,
+    faults: mpsc::Sender<(ObjectKey, Fault)>,
+    /// Faults of FederatedIngresses that were told.
+    told: BTreeMap<ObjectKey, Fault>,
     sink: mpsc::Sender<Message>,
     metrics: Counts,
     members: BTreeMap<ClusterName, Followed>,
@@ -157,6 +169,7 @@ impl Engine {
         index: Index,
         snapshots: watch::Sender<Arc<Snapshot>>,
         wanted: watch::Sender<Arc<Wanted>>,
+        faults: mpsc::Sender<(ObjectKey, Fault)>,
         sink: mpsc::Sender<Message>,
         metrics: Counts,
     ) -> Self {
@@ -164,6 +177,8 @@ impl Engine {
             index,
             snapshots,
             wanted,
+            faults,
+            told: BTreeMap::new(),
             sink,
             metrics,
             members: BTreeMap::new(),
@@ -235,11 +250,10 @@ impl Engine {
                 self.take_in_hub(change);
             }
             Message::HubFault { kind, error } => {
-                tracing::warn!(kind, error, "Kind of the hub cannot be watched");
-                // A kind that is not installed has no objects; it is no reason to wait.
-                if error.contains("404") || error.contains("could not find the requested resource") {
-                    self.unread_kinds.remove(kind);
-                }
+                tracing::info!(kind, error, "Watch of the hub interrupted");
+            }
+            Message::HubAbsent { kind } => {
+                self.unread_kinds.remove(kind);
             }
             Message::Member { cluster, epoch, change } => {
                 // A message that was under way when the member's watches were replaced.
@@ -338,6 +352,19 @@ impl Engine {
                 *held = Arc::new(wanted);
                 changed
             });
+            self.tell_faults();
+        }
+    }
+
+    /// Has an Event recorded for each FederatedIngress whose fault is new.
+    fn tell_faults(&mut self) {
+        let current = &self.index.verdicts().ingresses;
+        self.told.retain(|key, _| current.contains_key(key));
+        for (key, fault) in current {
+            let is_told = self.told.get(key) == Some(fault);
+            if !is_told && self.faults.try_send((key.clone(), fault.clone())).is_ok() {
+                self.told.insert(key.clone(), fault.clone());
+            }
         }
     }
 }

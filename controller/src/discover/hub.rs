@@ -2,8 +2,10 @@
 
 use std::fmt::Debug;
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{ApiResource, GroupVersionKind};
 use kube::core::{DeserializeGuard, DynamicObject};
 use kube::runtime::watcher;
@@ -21,11 +23,15 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::engine::Message;
+use crate::call::{self, within};
 use crate::convert::{dns_zone, ingress, secret, service, site, traffic_policy};
-use crate::fleet::{Change, supervise, watch_reporting};
+use crate::fleet::{Change, jittered, supervise, watch_reporting};
 
 /// A dead link to the hub shows after this many seconds at the latest.
 const WATCH_TIMEOUT: u32 = 60;
+
+/// Pause before a definition is asked for again.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// A fact with the status that its object has, so that only differences are written.
 #[derive(Clone, Debug, PartialEq)]
@@ -83,6 +89,40 @@ impl HubChange {
     }
 }
 
+/// Definitions of the kinds that need one.
+const DEFINITIONS: [(&str, &str); 6] = [
+    (KINDS[0], "federatedservices.types.kubefed.io"),
+    (KINDS[1], "federatedingresses.types.kubefed.io"),
+    (KINDS[2], "trafficpolicies.meridian.io"),
+    (KINDS[3], "sites.meridian.io"),
+    (KINDS[4], "dnszones.meridian.io"),
+    (KINDS[6], "federatedsecrets.types.kubefed.io"),
+];
+
+/// Says of every kind that the hub does not define that there is nothing to wait for. A watch that ends
+/// with 404 does not say it: an API server that just started answers so for kinds that it has.
+async fn find_absent(hub: Client, sink: mpsc::Sender<Message>) {
+    let api: Api<CustomResourceDefinition> = Api::all(hub);
+    for (kind, name) in DEFINITIONS {
+        loop {
+            match within(call::WRITE, api.get_opt(name)).await {
+                Ok(Some(_)) => break,
+                Ok(None) => {
+                    tracing::warn!(kind, "Kind is not installed on the hub");
+                    if sink.send(Message::HubAbsent { kind }).await.is_err() {
+                        return;
+                    }
+                    break;
+                }
+                Err(error) => {
+                    tracing::warn!(kind, error = %error.message(), "Definition of a kind cannot be read");
+                    tokio::time::sleep(jittered(RETRY)).await;
+                }
+            }
+        }
+    }
+}
+
 /// Starts all watches.
 pub(super) fn watch(
     hub: &Client,
@@ -90,6 +130,9 @@ pub(super) fn watch(
     token: &CancellationToken,
     sink: &mpsc::Sender<Message>,
 ) {
+    let finding = find_absent(hub.clone(), sink.clone());
+    let end = token.clone();
+    tracker.spawn(async move { end.run_until_cancelled(finding).await });
     let start = Start { hub, tracker, token, sink };
     start.federated(KINDS[0], "federatedservices", service::federated, HubChange::FederatedServices);
     start.federated(KINDS[1], "federatedingresses", ingress::federated, HubChange::FederatedIngresses);

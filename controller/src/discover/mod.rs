@@ -10,6 +10,7 @@
 //! read: an edge must never be given a fleet that only looks empty because the controller just started.
 
 mod engine;
+mod events;
 mod hub;
 mod members;
 mod metrics;
