@@ -241,7 +241,8 @@ mod tests {
     fn latitude_needs_longitude() {
         assert!(Args::try_parse_from(["meridianctl", "join", "a", "--latitude", "-33.9"]).is_err());
         assert!(
-            Args::try_parse_from(["meridianctl", "join", "a", "--latitude", "-33.9", "--longitude", "151.2"]).is_ok()
+            Args::try_parse_from(["meridianctl", "join", "a", "--latitude", "-33.9", "--longitude", "151.2"])
+                .is_ok()
         );
     }
 }

@@ -1,16 +1,11 @@
 //! Clients of hub and members, from the contexts of a kubeconfig.
 
 use anyhow::Context as _;
+use kube::Client;
 use kube::config::Config;
-use kube::{Client, api::PostParams};
 use meridian_controller::hub as controller_hub;
 
 use crate::args::HubArgs;
-
-/// Parameters of a create.
-pub(crate) fn create() -> PostParams {
-    PostParams { field_manager: Some("meridianctl".to_owned()), ..PostParams::default() }
-}
 
 /// A client of the hub.
 ///
@@ -18,8 +13,9 @@ pub(crate) fn create() -> PostParams {
 /// If the kubeconfig or its context cannot be used.
 pub async fn hub(args: &HubArgs) -> anyhow::Result<Client> {
     let name = args.host_cluster_context.as_deref();
-    let client = controller_hub::connect(args.kubeconfig.as_deref(), name).await;
-    client.with_context(|| format!("connecting to the hub (context {})", name.unwrap_or("current")))
+    let of = || format!("connecting to the hub (context {})", name.unwrap_or("current"));
+    let config = controller_hub::config(args.kubeconfig.as_deref(), name).await.with_context(of)?;
+    client(config).with_context(of)
 }
 
 /// A client of a cluster by its context, and how it is reached.
@@ -29,6 +25,12 @@ pub async fn hub(args: &HubArgs) -> anyhow::Result<Client> {
 pub async fn member(args: &HubArgs, context: &str) -> anyhow::Result<(Client, Config)> {
     let of = || format!("connecting to the cluster of context {context}");
     let config = controller_hub::config(args.kubeconfig.as_deref(), Some(context)).await.with_context(of)?;
-    let client = Client::try_from(config.clone()).with_context(of)?;
-    Ok((client, config))
+    Ok((client(config.clone()).with_context(of)?, config))
+}
+
+/// A client that asks a busy server again: a command has nobody who would repeat it, and every call of it has a
+/// deadline that bounds the retries.
+fn client(mut config: Config) -> Result<Client, kube::Error> {
+    config.default_retry = true;
+    Client::try_from(config)
 }

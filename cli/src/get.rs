@@ -59,10 +59,7 @@ async fn rows(hub_args: &HubArgs) -> anyhow::Result<Vec<Row>> {
             name: object.metadata.name.unwrap_or_default(),
             kind: "KubeFedCluster",
             ready: ready.map_or_else(|| "Unknown".to_owned(), |c| c.status.clone()),
-            message: ready
-                .filter(|c| c.status != "True")
-                .and_then(|c| c.message.clone())
-                .unwrap_or_default(),
+            message: ready.filter(|c| c.status != "True").and_then(|c| c.message.clone()).unwrap_or_default(),
             region: status.region.unwrap_or_default(),
             version: status.kubernetes_version.unwrap_or_default(),
         });
@@ -73,7 +70,11 @@ async fn rows(hub_args: &HubArgs) -> anyhow::Result<Vec<Row>> {
 
 fn print(rows: &[Row], out: &mut dyn Write) -> anyhow::Result<()> {
     let width = rows.iter().map(|r| r.name.len()).max().unwrap_or(0).max(4);
-    writeln!(out, "{:width$}  {:14}  {:7}  {:16}  {:10}  MESSAGE", "NAME", "KIND", "READY", "REGION", "VERSION")?;
+    writeln!(
+        out,
+        "{:width$}  {:14}  {:7}  {:16}  {:10}  MESSAGE",
+        "NAME", "KIND", "READY", "REGION", "VERSION"
+    )?;
     for Row { name, kind, ready, region, version, message } in rows {
         let line = format!("{name:width$}  {kind:14}  {ready:7}  {region:16}  {version:10}  {message}");
         writeln!(out, "{}", line.trim_end())?;

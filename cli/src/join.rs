@@ -50,13 +50,16 @@ pub async fn run(hub_args: &HubArgs, args: Box<Join>, out: &mut dyn Write) -> an
         bail!("member {} exists already", args.name);
     }
     let targets = targets(&hub, &hub_args.kubefed_namespace).await?;
-    let uid = cluster_uid(&member).await.with_context(|| format!("reading the cluster of context {context}"))?;
+    let uid =
+        cluster_uid(&member).await.with_context(|| format!("reading the cluster of context {context}"))?;
     refuse_twins(&hub, &args.name, &uid).await?;
     if args.dry_run {
         return describe(&args, &context, &namespace, out);
     }
 
-    rights_in(&member, &args, &targets).await.with_context(|| format!("preparing the cluster of context {context}"))?;
+    rights_in(&member, &args, &targets)
+        .await
+        .with_context(|| format!("preparing the cluster of context {context}"))?;
     writeln!(out, "account {}/{} is ready in context {context}", args.namespace, account(&args.name))?;
     let lifetime = i64::from(args.token_hours) * 3600;
     let (token, lease) = request_token(&member, &args.namespace, &account(&args.name), lifetime)
@@ -85,7 +88,12 @@ pub async fn run(hub_args: &HubArgs, args: Box<Join>, out: &mut dyn Write) -> an
         "data": data,
     });
     apply_in::<Secret>(&hub, &namespace, &credentials).await.context("writing the credentials on the hub")?;
-    writeln!(out, "credentials {namespace}/{} are on the hub, valid until {}", secret(&args.name), lease.expires)?;
+    writeln!(
+        out,
+        "credentials {namespace}/{} are on the hub, valid until {}",
+        secret(&args.name),
+        lease.expires
+    )?;
     if args.kubefed {
         let object = kubefed_cluster(&args, &namespace, &url, ca.as_ref(), config.accept_invalid_certs);
         apply_in::<KubeFedCluster>(&hub, &namespace, &object).await.context("writing the KubeFedCluster")?;
@@ -102,8 +110,16 @@ pub async fn run(hub_args: &HubArgs, args: Box<Join>, out: &mut dyn Write) -> an
 fn describe(args: &Join, context: &str, namespace: &str, out: &mut dyn Write) -> anyhow::Result<()> {
     let kind = if args.kubefed { "KubeFedCluster" } else { "MemberCluster" };
     let (account, own) = (account(&args.name), &args.namespace);
-    writeln!(out, "in context {context}: namespace {own}, service account {own}/{account}, cluster role and binding {account}, role and binding {own}/{account}")?;
-    writeln!(out, "on the hub: namespace {namespace}, secret {namespace}/{}, {kind} {}", secret(&args.name), args.name)?;
+    writeln!(
+        out,
+        "in context {context}: namespace {own}, service account {own}/{account}, cluster role and binding {account}, role and binding {own}/{account}"
+    )?;
+    writeln!(
+        out,
+        "on the hub: namespace {namespace}, secret {namespace}/{}, {kind} {}",
+        secret(&args.name),
+        args.name
+    )?;
     Ok(())
 }
 
@@ -122,10 +138,9 @@ async fn exists(hub: &Client, hub_args: &HubArgs, args: &Join) -> anyhow::Result
 async fn targets(hub: &Client, namespace: &str) -> anyhow::Result<Vec<(String, String)>> {
     let api: Api<FederatedTypeConfig> = Api::namespaced(hub.clone(), namespace);
     match within(call::LIST, api.list(&Default::default())).await {
-        Ok(list) => Ok(list
-            .into_iter()
-            .map(|c| (c.spec.target_type.group, c.spec.target_type.plural_name))
-            .collect()),
+        Ok(list) => {
+            Ok(list.into_iter().map(|c| (c.spec.target_type.group, c.spec.target_type.plural_name)).collect())
+        }
         Err(error) if error.is_not_found() => {
             bail!("the hub does not serve Meridian's kinds: run `meridianctl install` first")
         }
@@ -199,7 +214,11 @@ fn ca_of(config: &Config) -> Option<ByteString> {
 }
 
 fn labels(args: &Join) -> Value {
-    args.labels.iter().map(|(k, v)| (k.clone(), Value::from(v.clone()))).collect::<serde_json::Map<_, _>>().into()
+    args.labels
+        .iter()
+        .map(|(k, v)| (k.clone(), Value::from(v.clone())))
+        .collect::<serde_json::Map<_, _>>()
+        .into()
 }
 
 fn member_cluster(args: &Join, namespace: &str) -> Value {
@@ -224,7 +243,13 @@ fn member_cluster(args: &Join, namespace: &str) -> Value {
     })
 }
 
-fn kubefed_cluster(args: &Join, namespace: &str, url: &str, ca: Option<&ByteString>, insecure: bool) -> Value {
+fn kubefed_cluster(
+    args: &Join,
+    namespace: &str,
+    url: &str,
+    ca: Option<&ByteString>,
+    insecure: bool,
+) -> Value {
     let mut spec = json!({"apiEndpoint": url, "secretRef": {"name": secret(&args.name)}});
     if let Some(ca) = ca {
         spec["caBundle"] = json!(ca);
@@ -251,7 +276,10 @@ where
 /// Applies an object in a namespace.
 async fn apply_in<K>(client: &Client, namespace: &str, object: &Value) -> anyhow::Result<()>
 where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + DeserializeOwned + Clone + std::fmt::Debug,
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + DeserializeOwned
+        + Clone
+        + std::fmt::Debug,
 {
     put(&Api::<K>::namespaced(client.clone(), namespace), object).await
 }

@@ -32,7 +32,8 @@ pub async fn run(args: Args, out: &mut dyn Write) -> anyhow::Result<()> {
         Command::Unjoin(unjoin) => unjoin::run(&args.hub, unjoin, out).await,
         Command::Install(install) => {
             let hub = clusters::hub(&args.hub).await?;
-            meridian_controller::hub::install(&hub, &[&install.namespace], &args.hub.kubefed_namespace).await?;
+            meridian_controller::hub::install(&hub, &[&install.namespace], &args.hub.kubefed_namespace)
+                .await?;
             writeln!(out, "definitions and default FederatedTypeConfigs are installed")?;
             Ok(())
         }

@@ -20,9 +20,10 @@ pub async fn run(hub_args: &HubArgs, args: Plan, out: &mut dyn Write) -> anyhow:
     let kinds = preview::kinds(&hub, &hub_args.kubefed_namespace).await?;
     let (kind, key, spec) = match (&args.file, &args.object) {
         (Some(path), _) => {
-            let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
-            let object: DynamicObject =
-                serde_saphyr::from_str(&text).with_context(|| format!("{} is not a manifest", path.display()))?;
+            let text =
+                std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+            let object: DynamicObject = serde_saphyr::from_str(&text)
+                .with_context(|| format!("{} is not a manifest", path.display()))?;
             let types = object.types.clone().context("the manifest has no kind")?;
             let kind = kinds
                 .iter()

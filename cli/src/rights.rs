@@ -99,7 +99,8 @@ mod tests {
         assert!(may(&rules, "watch", "discovery.k8s.io", "endpointslices"));
         for verb in ["create", "patch", "delete", "update"] {
             let wrong = rules.iter().find(|r| {
-                r.verbs.iter().any(|v| v == verb) && r.resources.iter().flatten().all(|x| x != "ingresses/status")
+                r.verbs.iter().any(|v| v == verb)
+                    && r.resources.iter().flatten().all(|x| x != "ingresses/status")
             });
             assert_eq!(wrong, None, "{verb}");
         }
@@ -109,7 +110,9 @@ mod tests {
     #[test]
     fn propagation_covers_the_default_kinds_and_what_was_enabled() {
         let rules = rules(Role::Propagate, false, &[("batch".into(), "jobs".into())]);
-        for (group, plural) in [("", "configmaps"), ("", "secrets"), ("apps", "deployments"), ("batch", "jobs")] {
+        for (group, plural) in
+            [("", "configmaps"), ("", "secrets"), ("apps", "deployments"), ("batch", "jobs")]
+        {
             for verb in ["list", "watch", "create", "patch", "delete"] {
                 assert!(may(&rules, verb, group, plural), "{verb} {plural}");
             }
@@ -119,7 +122,12 @@ mod tests {
     #[test]
     fn rbac_objects_need_an_explicit_word() {
         let wanted = [("rbac.authorization.k8s.io".to_owned(), "roles".to_owned())];
-        assert!(!may(&rules(Role::Propagate, false, &wanted), "create", "rbac.authorization.k8s.io", "roles"));
+        assert!(!may(
+            &rules(Role::Propagate, false, &wanted),
+            "create",
+            "rbac.authorization.k8s.io",
+            "roles"
+        ));
         assert!(may(&rules(Role::Propagate, true, &wanted), "create", "rbac.authorization.k8s.io", "roles"));
     }
 

@@ -29,7 +29,12 @@ pub async fn run(hub_args: &HubArgs, args: Unjoin, out: &mut dyn Write) -> anyho
     let namespace = if args.kubefed { hub_args.kubefed_namespace.clone() } else { args.namespace.clone() };
     if args.dry_run {
         let kind = if args.kubefed { "KubeFedCluster" } else { "MemberCluster" };
-        writeln!(out, "on the hub: delete {kind} {}, its ledger, secret {namespace}/{}", args.name, secret(&args.name))?;
+        writeln!(
+            out,
+            "on the hub: delete {kind} {}, its ledger, secret {namespace}/{}",
+            args.name,
+            secret(&args.name)
+        )?;
         writeln!(out, "in context {context}: delete account, roles and bindings {}", account(&args.name))?;
         return Ok(());
     }
@@ -79,7 +84,10 @@ where
 
 async fn remove_in<K>(client: &Client, namespace: &str, name: &str, out: &mut dyn Write) -> anyhow::Result<()>
 where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + DeserializeOwned + Clone + std::fmt::Debug,
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + DeserializeOwned
+        + Clone
+        + std::fmt::Debug,
 {
     take_away(Api::<K>::namespaced(client.clone(), namespace), name, out).await
 }

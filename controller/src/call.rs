@@ -4,6 +4,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use kube::core::Status;
+use rand::Rng as _;
 
 /// Longest wait for a readiness probe.
 pub const PROBE: Duration = Duration::from_secs(3);
@@ -163,6 +164,31 @@ pub async fn within<T>(
     }
 }
 
+/// Runs a call again and again under one deadline while the server says that it is busy or not ready yet (429, 5xx):
+/// just after a definition was applied, for example. Waits 100 to 300 ms in between.
+///
+/// # Errors
+/// [`CallError::Deadline`] if the last try did not end in time, else what the last try returned.
+pub async fn patiently<T, Fut>(deadline: Duration, call: impl Fn() -> Fut) -> Result<T, CallError>
+where
+    Fut: Future<Output = Result<T, kube::Error>>,
+{
+    let end = tokio::time::Instant::now() + deadline;
+    loop {
+        let left = end.saturating_duration_since(tokio::time::Instant::now());
+        let error = match within(left, call()).await {
+            Ok(value) => return Ok(value),
+            Err(error) => error,
+        };
+        let is_busy = error.code().is_some_and(|code| code == 429 || code >= 500) && error.retry();
+        let pause = Duration::from_millis(rand::rng().random_range(100..300));
+        if !is_busy || tokio::time::Instant::now() + pause >= end {
+            return Err(error);
+        }
+        tokio::time::sleep(pause).await;
+    }
+}
+
 /// Cuts a text to what a status may hold.
 #[must_use]
 pub fn cut(text: &str) -> String {
@@ -219,6 +245,22 @@ mod tests {
         assert!(!refused(422, "").retry());
         assert!(!refused(400, "").retry());
         assert!(!refused(500, "failed to create typed patch object (a/b; v1): x").retry());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_busy_server_is_asked_again_and_a_refusal_is_not() {
+        let tries = std::cell::Cell::new(0);
+        let answer = |code: u16, after: u32| {
+            tries.set(tries.get() + 1);
+            let mut status = Status::failure("storage is (re)initializing", "TooManyRequests");
+            status.code = code;
+            let is_refused = tries.get() < after;
+            async move { if is_refused { Err(kube::Error::Api(Box::new(status))) } else { Ok(()) } }
+        };
+        super::patiently(super::WRITE, || answer(429, 3)).await.expect("the third try is answered");
+        tries.set(0);
+        let refused = super::patiently(super::WRITE, || answer(403, 3)).await.expect_err("refused");
+        assert_eq!((refused.code(), tries.get()), (Some(403), 1));
     }
 
     #[test]

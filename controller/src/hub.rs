@@ -12,7 +12,7 @@ use meridian_api::kubefed::{FederatedTypeConfig, default_type_configs};
 use meridian_api::names::FIELD_MANAGER;
 use serde_json::json;
 
-use crate::call::{self, CallError, causes, within};
+use crate::call::{self, CallError, causes, patiently, within};
 
 /// How long a connect to the hub may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -93,7 +93,8 @@ pub async fn install(hub: &Client, namespaces: &[&str], kubefed_namespace: &str)
     let crds: Api<CustomResourceDefinition> = Api::all(hub.clone());
     for crd in meridian_api::crds::all() {
         let name = crd.name_any();
-        within(call::WRITE, crds.patch(&name, &params, &Patch::Apply(&crd)))
+        let patch = Patch::Apply(&crd);
+        patiently(ESTABLISHED, || crds.patch(&name, &params, &patch))
             .await
             .map_err(|source| Error::Call { step: format!("applying definition {name}"), source })?;
     }
@@ -107,11 +108,12 @@ pub async fn install(hub: &Client, namespaces: &[&str], kubefed_namespace: &str)
     for config in default_type_configs() {
         let name = config.name_any();
         let step = || format!("creating FederatedTypeConfig {name}");
-        let there = within(call::WRITE, configs.get_opt(&name))
+        let there = patiently(ESTABLISHED, || configs.get_opt(&name))
             .await
             .map_err(|source| Error::Call { step: step(), source })?;
         if there.is_none() {
-            within(call::WRITE, configs.patch(&name, &params, &Patch::Apply(&config)))
+            let patch = Patch::Apply(&config);
+            patiently(ESTABLISHED, || configs.patch(&name, &params, &patch))
                 .await
                 .map_err(|source| Error::Call { step: step(), source })?;
         }

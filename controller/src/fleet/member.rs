@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::health::Health;
+use super::renew::Lease;
 use super::watch::supervise;
 
 /// Which object on the hub says that the member exists.
@@ -71,6 +72,8 @@ pub struct Identity {
     pub uid: String,
     /// Hash of the connection; a fault's text if it cannot be used.
     pub connection: Result<u64, String>,
+    /// When and for whom the token is renewed: a member that was told otherwise waits for another moment.
+    pub lease: Option<Lease>,
 }
 
 /// The running part of a member: its client, its tasks and what they publish. Replaced as a whole when the

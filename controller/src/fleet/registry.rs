@@ -201,6 +201,7 @@ impl Registry {
                 Some(Err(fault)) => Err(fault.to_string()),
                 None => Err("its Secret has not been read yet".to_owned()),
             },
+            lease: lease.clone(),
         };
         if let Some(member) = self.members.get_mut(&key)
             && *member.identity() == identity

@@ -27,7 +27,7 @@ use crate::call::{self, CallError, within};
 const RETRY: Duration = Duration::from_secs(60);
 
 /// When and for whom to renew: read from the annotations that `join` writes on the credentials Secret.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Lease {
     /// Namespace of the account in the member.
     pub namespace: String,

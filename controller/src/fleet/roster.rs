@@ -44,7 +44,9 @@ pub async fn roster(hub: &Client, kubefed_namespace: &str) -> Result<Vec<Enliste
         let connection = &object.spec.connection;
         let at = match (&connection.secret_ref, &connection.endpoint) {
             (Some(at), _) => Some((&at.namespace, &at.name)),
-            (None, Some(endpoint)) => Some((&endpoint.token_secret_ref.namespace, &endpoint.token_secret_ref.name)),
+            (None, Some(endpoint)) => {
+                Some((&endpoint.token_secret_ref.namespace, &endpoint.token_secret_ref.name))
+            }
             (None, None) => None,
         };
         let secret = match at {

@@ -87,7 +87,9 @@ fn hub_error(what: &'static str) -> impl Fn(CallError) -> Error {
 /// [`Error::Hub`].
 pub async fn kinds(hub: &Client, kubefed_namespace: &str) -> Result<Vec<Kind>, Error> {
     let api: Api<FederatedTypeConfig> = Api::namespaced(hub.clone(), kubefed_namespace);
-    let list = within(call::LIST, api.list(&ListParams::default())).await.map_err(hub_error("FederatedTypeConfigs"))?;
+    let list = within(call::LIST, api.list(&ListParams::default()))
+        .await
+        .map_err(hub_error("FederatedTypeConfigs"))?;
     Ok(list.iter().filter_map(Kind::of).collect())
 }
 
@@ -105,23 +107,29 @@ pub async fn preview(
 ) -> Result<Preview, Error> {
     let request = validate::request(kind, key, spec)?;
     let members = roster(hub, kubefed_namespace).await.map_err(hub_error("members"))?;
-    let hub_uid = within(call::WRITE, Api::<k8s_openapi::api::core::v1::Namespace>::all(hub.clone()).get_metadata("kube-system"))
-        .await
-        .map_err(hub_error("the hub's identity"))?
-        .metadata
-        .uid;
+    let hub_uid = within(
+        call::WRITE,
+        Api::<k8s_openapi::api::core::v1::Namespace>::all(hub.clone()).get_metadata("kube-system"),
+    )
+    .await
+    .map_err(hub_error("the hub's identity"))?
+    .metadata
+    .uid;
     let mut seen: BTreeMap<ClusterName, Seen> = BTreeMap::new();
     for member in members {
         let name = ClusterName::from(member.name.as_str());
         seen.insert(name, look(member, kind, key, hub_uid.as_deref()).await);
     }
-    let fleet: BTreeMap<ClusterName, Member> = seen.iter().map(|(name, s)| (name.clone(), s.member.clone())).collect();
-    let gate =
-        if kind.target.is_namespaced { gate(hub, kinds, key, &fleet).await? } else { Gate::Open };
+    let fleet: BTreeMap<ClusterName, Member> =
+        seen.iter().map(|(name, s)| (name.clone(), s.member.clone())).collect();
+    let gate = if kind.target.is_namespaced { gate(hub, kinds, key, &fleet).await? } else { Gate::Open };
     let plan = plan(&request.into_input(kind, key, gate, fleet));
-    let effects = seen.into_iter().filter_map(|(name, s)| Some((name.clone(), s.effect(&plan, &name)?))).collect();
+    let effects =
+        seen.into_iter().filter_map(|(name, s)| Some((name.clone(), s.effect(&plan, &name)?))).collect();
     let problem = plan.problem.as_ref().map(|problem| match problem {
-        Problem::NamespaceNotFederated => format!("NamespaceNotFederated: namespace {} has no FederatedNamespace", key.namespace),
+        Problem::NamespaceNotFederated => {
+            format!("NamespaceNotFederated: namespace {} has no FederatedNamespace", key.namespace)
+        }
         Problem::UnknownClusters(names) => format!("unknown clusters: {}", names.join(", ")),
     });
     Ok(Preview { problem, effects, plan })
@@ -178,21 +186,33 @@ impl Seen {
         Some(match &self.found {
             Err(why) => Effect::Fault("ClusterNotReady", why.clone()),
             Ok(None) => Effect::Create,
-            Ok(Some((_, Some(label)))) if label == MANAGED_FALSE => {
-                Effect::Fault("ManagedLabelFalse", format!("the object in the member carries {MANAGED_LABEL}={label}"))
-            }
+            Ok(Some((_, Some(label)))) if label == MANAGED_FALSE => Effect::Fault(
+                "ManagedLabelFalse",
+                format!("the object in the member carries {MANAGED_LABEL}={label}"),
+            ),
             Ok(Some((fact, Some(label)))) if label == MANAGED_TRUE => {
-                if fact.is_as(desired) { Effect::Keep } else { Effect::Change }
+                if fact.is_as(desired) {
+                    Effect::Keep
+                } else {
+                    Effect::Change
+                }
             }
             Ok(Some(_)) => Effect::Adopt,
         })
     }
 }
 
-async fn gate(hub: &Client, kinds: &[Kind], key: &Key, fleet: &BTreeMap<ClusterName, Member>) -> Result<Gate, Error> {
+async fn gate(
+    hub: &Client,
+    kinds: &[Kind],
+    key: &Key,
+    fleet: &BTreeMap<ClusterName, Member>,
+) -> Result<Gate, Error> {
     let Some(kind) = kinds.iter().find(|k| k.target.is_namespace()) else { return Ok(Gate::NotFederated) };
     let api: Api<DynamicObject> = Api::namespaced_with(hub.clone(), &key.namespace, &kind.federated);
-    let found = within(call::WRITE, api.get_opt(&key.namespace)).await.map_err(hub_error("the FederatedNamespace"))?;
+    let found = within(call::WRITE, api.get_opt(&key.namespace))
+        .await
+        .map_err(hub_error("the FederatedNamespace"))?;
     let Some(object) = found else { return Ok(Gate::NotFederated) };
     let wrapper = Wrapper::of(&object);
     if wrapper.is_deleting {
