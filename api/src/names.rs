@@ -17,8 +17,6 @@ pub const APPLIED_HASH_ANNOTATION: &str = "meridian.io/applied-hash";
 pub const FIELD_MANAGER: &str = "meridian";
 /// Field manager of status patches on the hub.
 pub const STATUS_MANAGER: &str = "meridian-status";
-/// Finalizer on members: their ledger and per-member work must end before they go.
-pub const MEMBER_FINALIZER: &str = "meridian.io/fleet";
 /// Annotation: declared capacity of a Service, requests per second per ready endpoint.
 pub const MAX_RATE_ANNOTATION: &str = "meridian.io/max-rate-per-endpoint";
 /// Annotation: declared capacity of a Service, requests in flight per ready endpoint.

@@ -540,7 +540,8 @@ async fn killed(bed: Arc<Bed>) -> anyhow::Result<()> {
         Ok((count(ASIA).await.unwrap_or_default() > 5).then_some(()))
     });
     let (applied, begun) = tokio::join!(applying, killing);
-    (applied?, begun?);
+    applied?;
+    begun?;
     rig.controller.kill9()?;
     let rig = Rig { bed: Arc::clone(&bed), controller: controller(&bed)? };
     for member in [ASIA, EUROPE] {
