@@ -31,8 +31,8 @@ mod tests;
 
 pub use facts::{
     Admits, CapacityDeclaration, Change, ClusterSelector, DnsDeclaration, EndpointFact, FederatedServiceFact,
-    IngressFact, MemberFact, MemberIngressFact, PolicyFact, ServiceFact, SliceFact, Target, TargetKind,
-    TlsFact, ZoneFact,
+    IngressFact, MemberFact, MemberIngressFact, PolicyFact, ServiceFact, SiteFact, SliceFact, Target,
+    TargetKind, TlsFact, ZoneFact,
 };
 pub use verdict::{Fault, PolicyVerdict, Verdicts, ZoneVerdict};
 
@@ -66,7 +66,7 @@ struct Facts {
     federated_services: BTreeMap<ObjectKey, FederatedServiceFact>,
     federated_ingresses: BTreeMap<ObjectKey, IngressFact>,
     policies: BTreeMap<ObjectKey, PolicyFact>,
-    sites: BTreeMap<SiteName, Site>,
+    sites: BTreeMap<SiteName, SiteFact>,
     zones: BTreeMap<Arc<str>, ZoneFact>,
     certificates: BTreeMap<ObjectKey, Certificate>,
     federated_certificates: BTreeMap<ObjectKey, Certificate>,
@@ -229,8 +229,8 @@ impl Index {
         self.dirty.structure |= !fold(&mut self.facts.policies, change).is_empty();
     }
 
-    /// Sites of the hub, with region and location of their own only: those of their member are filled in.
-    pub fn sites(&mut self, change: Change<SiteName, Site>) {
+    /// Sites of the hub; region and location of their member are filled in.
+    pub fn sites(&mut self, change: Change<SiteName, SiteFact>) {
         self.dirty.sites |= !fold(&mut self.facts.sites, change).is_empty();
     }
 
@@ -326,7 +326,7 @@ impl Index {
         for key in reload {
             self.refresh_load(&mut next, &key, now);
         }
-        if dirty.structure || dirty.names {
+        if dirty.structure || dirty.names || dirty.sites || dirty.clusters {
             self.verdicts = verdict::all(&self.facts, &self.plan, &next);
         }
         if is_same(&next, &self.published) && self.published.generation.seq > 0 {
@@ -344,7 +344,7 @@ impl Index {
     }
 
     fn refresh_sites(&self, next: &mut Snapshot) {
-        let sites = self.facts.sites.values().map(|site| {
+        let sites = self.facts.sites.values().map(|SiteFact { site, .. }| {
             let home = site.cluster.as_ref().and_then(|name| next.clusters.get(name));
             let region = site.region.clone().or_else(|| home.and_then(|cluster| cluster.region.clone()));
             let location = crate::geo::location_of(site.location, site.region.as_ref())

@@ -74,12 +74,12 @@ fn class(metadata: &ObjectMeta, spec: &IngressSpec) -> Option<String> {
 }
 
 fn rules(key: &ObjectKey, metadata: &ObjectMeta, spec: IngressSpec) -> IngressFact {
-    let mut rules = Vec::new();
-    for rule in spec.rules.unwrap_or_default() {
+    let (mut rules, mut faults) = (Vec::new(), Vec::new());
+    for (position, rule) in spec.rules.unwrap_or_default().into_iter().enumerate() {
         let host = match rule.host.as_deref().filter(|host| !host.is_empty()).map(str::parse::<DnsName>) {
             Some(Err(error)) => {
                 // Left out whole: without its host the rule would match every Host.
-                tracing::info!(ingress = %key, %error, "Host of an Ingress cannot be used");
+                faults.push(format!("spec.rules[{position}].host: {error}"));
                 continue;
             }
             Some(Ok(host)) => Some(host),
@@ -100,6 +100,7 @@ fn rules(key: &ObjectKey, metadata: &ObjectMeta, spec: IngressSpec) -> IngressFa
         rules,
         default_backend: spec.default_backend.and_then(|backend| self::backend(key, backend)),
         tls: tls.collect(),
+        faults,
     }
 }
 
@@ -160,7 +161,9 @@ mod tests {
     #[test]
     fn rule_with_an_unusable_host_does_not_become_a_catch_all() {
         let fact = federated_with(json!({"rules": [{"host": "not a name", "http": {"paths": [path("/")]}}]}));
-        assert!(fact.expect("facts").rules.is_empty());
+        let fact = fact.expect("facts");
+        assert!(fact.rules.is_empty());
+        assert!(fact.faults[0].contains("spec.rules[0].host") && fact.faults[0].contains("not a name"));
     }
 
     #[test]

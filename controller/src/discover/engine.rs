@@ -279,13 +279,17 @@ impl Engine {
         match change {
             HubChange::FederatedServices(change) => self.index.federated_services(plain(change)),
             HubChange::FederatedIngresses(change) => self.index.federated_ingresses(plain(change)),
-            HubChange::Sites(change) => self.index.sites(plain(change)),
             HubChange::Certificates(change) => self.index.certificates(plain(change)),
             HubChange::FederatedCertificates(change) => self.index.federated_certificates(plain(change)),
             HubChange::Policies(change) => {
                 let (facts, statuses) = split(change);
                 status::fold(&mut self.statuses.policies, statuses);
                 self.index.policies(facts);
+            }
+            HubChange::Sites(change) => {
+                let (facts, statuses) = split(change);
+                status::fold(&mut self.statuses.sites, statuses);
+                self.index.sites(facts);
             }
             HubChange::Zones(change) => {
                 let (facts, statuses) = split(change);

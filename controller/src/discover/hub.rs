@@ -12,11 +12,11 @@ use kube::runtime::watcher;
 use kube::{Api, Client, Resource};
 use meridian_api::dns_zone::{DnsZone, DnsZoneStatus};
 use meridian_api::kubefed::{TYPES_GROUP, VERSION};
-use meridian_api::site::Site as ApiSite;
+use meridian_api::site::{Site, SiteStatus};
 use meridian_api::traffic_policy::{TrafficPolicy, TrafficPolicyStatus};
 use meridian_core::id::{ObjectKey, SiteName};
-use meridian_core::index::{FederatedServiceFact, IngressFact, PolicyFact, ZoneFact};
-use meridian_core::snapshot::{Certificate, Site};
+use meridian_core::index::{FederatedServiceFact, IngressFact, PolicyFact, SiteFact, ZoneFact};
+use meridian_core::snapshot::Certificate;
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -50,7 +50,7 @@ pub(super) enum HubChange {
     FederatedServices(Change<ObjectKey, FederatedServiceFact>),
     FederatedIngresses(Change<ObjectKey, IngressFact>),
     Policies(Change<ObjectKey, Told<PolicyFact, TrafficPolicyStatus>>),
-    Sites(Change<SiteName, Site>),
+    Sites(Change<SiteName, Told<SiteFact, SiteStatus>>),
     Zones(Change<Arc<str>, Told<ZoneFact, DnsZoneStatus>>),
     Certificates(Change<ObjectKey, Certificate>),
     FederatedCertificates(Change<ObjectKey, Certificate>),
@@ -137,7 +137,7 @@ pub(super) fn watch(
     start.federated(KINDS[0], "federatedservices", service::federated, HubChange::FederatedServices);
     start.federated(KINDS[1], "federatedingresses", ingress::federated, HubChange::FederatedIngresses);
     start.ours(KINDS[2], policy, HubChange::Policies);
-    start.ours(KINDS[3], |object: ApiSite| site::facts(&object), HubChange::Sites);
+    start.ours(KINDS[3], site, HubChange::Sites);
     start.ours(KINDS[4], zone, HubChange::Zones);
     let secrets = watcher::Config::default().fields(&format!("type={}", secret::TLS_TYPE));
     start.kind(KINDS[5], secrets, Api::<Secret>::all, secret::facts, HubChange::Certificates);
@@ -148,6 +148,12 @@ fn policy(object: TrafficPolicy) -> WithStatus<ObjectKey, PolicyFact, TrafficPol
     let (key, fact) = traffic_policy::facts(&object)?;
     let (status, generation) = (object.status.unwrap_or_default(), object.metadata.generation);
     Some((key, fact.map(|fact| Told { fact, status, generation })))
+}
+
+fn site(object: Site) -> WithStatus<SiteName, SiteFact, SiteStatus> {
+    let (name, fact) = site::facts(&object)?;
+    let (status, generation) = (object.status.unwrap_or_default(), object.metadata.generation);
+    Some((name, fact.map(|fact| Told { fact, status, generation })))
 }
 
 fn zone(object: DnsZone) -> WithStatus<Arc<str>, ZoneFact, DnsZoneStatus> {

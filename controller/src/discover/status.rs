@@ -6,8 +6,9 @@ use std::sync::Arc;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use meridian_api::condition::{Claim, set};
 use meridian_api::dns_zone::DnsZoneStatus;
+use meridian_api::site::SiteStatus;
 use meridian_api::traffic_policy::TrafficPolicyStatus;
-use meridian_core::id::ObjectKey;
+use meridian_core::id::{ObjectKey, SiteName};
 use meridian_core::index::{Fault, PolicyVerdict, Verdicts, ZoneVerdict};
 use serde_json::{Value, json};
 
@@ -18,6 +19,7 @@ use crate::fleet::Change;
 #[derive(Debug, Default)]
 pub(super) struct Statuses {
     pub(super) policies: BTreeMap<ObjectKey, Seen<TrafficPolicyStatus>>,
+    pub(super) sites: BTreeMap<SiteName, Seen<SiteStatus>>,
     pub(super) zones: BTreeMap<Arc<str>, Seen<DnsZoneStatus>>,
 }
 
@@ -44,6 +46,13 @@ pub(super) fn differences(statuses: &Statuses, verdicts: &Verdicts, now: &Time) 
         let Some(seen) = statuses.policies.get(key) else { continue };
         if let Some(status) = policy_status(seen, verdict, now) {
             wanted.insert(Place::TrafficPolicy(key.clone()), status);
+        }
+    }
+    for (name, fault) in &verdicts.sites {
+        let Some(seen) = statuses.sites.get(name) else { continue };
+        let mut conditions = seen.status.conditions.clone();
+        if claim(&mut conditions, "Accepted", fault.as_ref(), seen.generation, now) {
+            wanted.insert(Place::Site(name.clone()), json!({"conditions": conditions}));
         }
     }
     for (name, verdict) in &verdicts.zones {

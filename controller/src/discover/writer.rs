@@ -12,8 +12,9 @@ use kube::api::{Patch, PatchParams};
 use kube::{Api, Client, Resource};
 use meridian_api::dns_zone::DnsZone;
 use meridian_api::names::STATUS_MANAGER;
+use meridian_api::site::Site;
 use meridian_api::traffic_policy::TrafficPolicy;
-use meridian_core::id::{ClusterName, ObjectKey};
+use meridian_core::id::{ClusterName, ObjectKey, SiteName};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -32,6 +33,7 @@ const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Place {
     TrafficPolicy(ObjectKey),
+    Site(SiteName),
     DnsZone(Arc<str>),
     MemberIngress { cluster: ClusterName, key: ObjectKey },
 }
@@ -44,7 +46,7 @@ impl Place {
     const fn cluster(&self) -> Option<&ClusterName> {
         match self {
             Self::MemberIngress { cluster, .. } => Some(cluster),
-            Self::TrafficPolicy(_) | Self::DnsZone(_) => None,
+            Self::TrafficPolicy(_) | Self::Site(_) | Self::DnsZone(_) => None,
         }
     }
 }
@@ -150,6 +152,7 @@ async fn write(client: Client, place: &Place, status: &Value) -> Result<(), Call
             let api: Api<TrafficPolicy> = Api::namespaced(client, &key.namespace);
             apply(&api, &key.name, status).await
         }
+        Place::Site(name) => apply(&Api::<Site>::all(client), name.as_str(), status).await,
         Place::DnsZone(name) => apply(&Api::<DnsZone>::all(client), name, status).await,
         Place::MemberIngress { key, .. } => {
             // A merge, not an apply: the list is the owner's whole word, and nobody else's part in the

@@ -10,7 +10,8 @@ use crate::{
     id::{ClusterName, ObjectKey, RegionName, ZoneName},
     name::DnsName,
     snapshot::{
-        Address, Backend, Cluster, DnsTarget, EndpointPort, Health, HostRule, ServicePort, Strategy, Zone,
+        Address, Backend, Cluster, DnsTarget, EndpointPort, Health, HostRule, ServicePort, Site, Strategy,
+        Zone,
     },
     time::Timestamp,
 };
@@ -103,6 +104,8 @@ pub struct IngressFact {
     pub default_backend: Option<Backend>,
     /// Certificates.
     pub tls: Vec<TlsFact>,
+    /// What of the object cannot be used and was left out, as messages that name field and value.
+    pub faults: Vec<String>,
 }
 
 impl IngressFact {
@@ -235,6 +238,15 @@ pub struct DnsDeclaration {
     pub answers: Option<u8>,
     /// Whose addresses.
     pub target: DnsTarget,
+}
+
+/// One Site.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SiteFact {
+    /// The site, with region and location of its own only.
+    pub site: Site,
+    /// What of the object cannot be used and was left out, as messages that name field and value.
+    pub faults: Vec<String>,
 }
 
 /// One DnsZone.

@@ -93,7 +93,8 @@ fn groups<'a>(
 fn ingress_addresses(facts: &Facts, member: &Member, key: &ObjectKey) -> Vec<Address> {
     let is_ours = |address: &Address| {
         let Some(ip) = address.ip() else { return false };
-        facts.sites.values().any(|site| site.vips.contains(&ip) || site.addresses.contains(&ip))
+        let mut sites = facts.sites.values().map(|fact| &fact.site);
+        sites.any(|site| site.vips.contains(&ip) || site.addresses.contains(&ip))
     };
     let mut addresses: Vec<Address> = member
         .ingresses

@@ -205,7 +205,7 @@ impl Fleet {
             distances: BTreeMap::new(),
             probe_port: 80,
         };
-        self.index.sites(Change::Apply(site.into(), fact));
+        self.index.sites(Change::Apply(site.into(), SiteFact { site: fact, faults: vec![] }));
     }
 
     /// Publishes if there is something to publish, and gives the latest either way.

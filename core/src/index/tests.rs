@@ -291,10 +291,41 @@ fn policy_is_told_of_the_host_that_its_plain_ingress_lost() {
 }
 
 #[test]
+fn ingress_is_told_of_what_was_left_out_and_of_paths_that_another_has() {
+    let mut fleet = Fleet::of(&["eu"]);
+    let faults = vec!["spec.rules[0].host: no".to_owned()];
+    fleet.ingress(key("broken"), 1, IngressFact { faults, ..ingress(None, "web") });
+    fleet.ingress(key("young"), 2, ingress(None, "api"));
+    fleet.settle();
+    let told = &fleet.index.verdicts().ingresses;
+    assert_eq!(told[&key("broken")], Fault::new("Invalid", "spec.rules[0].host: no".to_owned()));
+    assert_eq!(told[&key("young")].reason, "Conflicted");
+    assert!(told[&key("young")].message.contains("FederatedIngress shop/broken"), "{told:?}");
+}
+
+#[test]
+fn site_is_told_of_a_member_that_does_not_exist() {
+    let mut fleet = Fleet::of(&["eu"]);
+    fleet.site("edge", "eu");
+    let mut site = fleet.settle().sites["edge"].as_ref().clone();
+    assert_eq!(fleet.index.verdicts().sites["edge"], None);
+    site.cluster = Some("nowhere".into());
+    fleet.index.sites(Change::Apply("edge".into(), SiteFact { site, faults: vec![] }));
+    fleet.settle();
+    let fault = fleet.index.verdicts().sites["edge"].clone().unwrap();
+    assert!(fault.message.contains("spec.memberCluster") && fault.message.contains("nowhere"), "{fault:?}");
+    fleet.index.apply_member(Fleet::member("nowhere"));
+    fleet.settle();
+    assert_eq!(fleet.index.verdicts().sites["edge"], None);
+}
+
+#[test]
 fn ingresses_of_one_namespace_share_a_host() {
     let mut fleet = Fleet::of(&["eu"]);
     fleet.ingress(key("one"), 10, ingress(Some("app.example.org"), "web"));
-    fleet.ingress(key("two"), 20, ingress(Some("app.example.org"), "web"));
+    let mut two = ingress(Some("app.example.org"), "web");
+    two.rules[0].paths[0].path = "/two".into();
+    fleet.ingress(key("two"), 20, two);
     let snapshot = fleet.settle();
     assert_eq!(snapshot.ingresses[&key("two")].rules.len(), 1);
     assert!(fleet.index.verdicts().ingresses.is_empty());
@@ -431,7 +462,7 @@ fn site_takes_region_and_place_of_its_member() {
     assert_eq!(own, crate::geo::region_location("europe-west1"));
     let mut site = fleet.settle().sites["edge"].as_ref().clone();
     (site.region, site.location, site.cluster) = (None, None, Some("asia-east1".into()));
-    fleet.index.sites(Change::Apply("edge".into(), site));
+    fleet.index.sites(Change::Apply("edge".into(), SiteFact { site, faults: vec![] }));
     let snapshot = fleet.settle();
     assert_eq!(snapshot.sites["edge"].region, Some("asia-east1".into()));
     assert_eq!(snapshot.sites["edge"].location, snapshot.clusters["asia-east1"].location);

@@ -3,19 +3,25 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
-    Facts, PolicyFact, Target, TargetKind,
+    Facts, PolicyFact, SiteFact, Target, TargetKind,
     claims::{Claimant, POLICY, served_zones},
     plan::{Attachments, Plan},
 };
-use crate::{id::ObjectKey, snapshot::Snapshot};
+use crate::{
+    id::{ObjectKey, SiteName},
+    route::RouteTable,
+    snapshot::Snapshot,
+};
 
 /// Verdicts on every object that has a status of ours to carry one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Verdicts {
     /// On TrafficPolicies; one entry each.
     pub policies: BTreeMap<ObjectKey, PolicyVerdict>,
-    /// On FederatedIngresses whose hosts were not all granted; those that are well are not listed.
+    /// On FederatedIngresses that do not get all they ask for; those that are well are not listed.
     pub ingresses: BTreeMap<ObjectKey, Fault>,
+    /// On Sites: why one is not `Accepted`, or not in all it says; one entry each.
+    pub sites: BTreeMap<SiteName, Option<Fault>>,
     /// On DnsZones, by the object's name; one entry each.
     pub zones: BTreeMap<Arc<str>, ZoneVerdict>,
 }
@@ -71,13 +77,52 @@ pub(super) fn all(facts: &Facts, plan: &Plan, next: &Snapshot) -> Verdicts {
         let unresolved = missing(facts, fact);
         (key.clone(), PolicyVerdict { not_accepted, unresolved })
     };
-    let mut ingresses = BTreeMap::new();
+    Verdicts {
+        policies: facts.policies.iter().map(policy).collect(),
+        ingresses: ingresses(facts, plan, next),
+        sites: sites(facts, next),
+        zones: zones(facts, next),
+    }
+}
+
+/// What cannot be read first, then lost hosts, then lost paths.
+fn ingresses(facts: &Facts, plan: &Plan, next: &Snapshot) -> BTreeMap<ObjectKey, Fault> {
+    let invalid = facts.federated_ingresses.iter().filter_map(|(key, fact)| {
+        let message = fact.faults.first()?;
+        Some((key.clone(), Fault::new("Invalid", message.clone())))
+    });
+    let mut ingresses: BTreeMap<ObjectKey, Fault> = invalid.collect();
     for (by, fault) in &plan.claims.faults {
         if by.kind == TargetKind::FederatedIngress.as_str() {
             ingresses.entry(by.key.clone()).or_insert_with(|| fault.clone());
         }
     }
-    Verdicts { policies: facts.policies.iter().map(policy).collect(), ingresses, zones: zones(facts, next) }
+    let table = RouteTable::compile(next);
+    for conflict in table.conflicts() {
+        if !facts.federated_ingresses.contains_key(&conflict.loser) {
+            continue;
+        }
+        let host = conflict.claim.host.as_ref().map_or("every host", |host| host.as_str());
+        let path = conflict.claim.path.as_ref().map_or("the default backend", |(_, path)| path);
+        let kind = match facts.federated_ingresses.contains_key(&conflict.winner) {
+            true => TargetKind::FederatedIngress.as_str(),
+            false => TargetKind::Ingress.as_str(),
+        };
+        let message = format!("{path} of {host} belongs to {kind} {}, which is older", conflict.winner);
+        ingresses.entry(conflict.loser.clone()).or_insert_with(|| Fault::new("Conflicted", message));
+    }
+    ingresses
+}
+
+fn sites(facts: &Facts, next: &Snapshot) -> BTreeMap<SiteName, Option<Fault>> {
+    let verdict = |fact: &SiteFact| {
+        let home = fact.site.cluster.as_ref().filter(|name| !next.clusters.contains_key(*name));
+        let message = fact.faults.first().cloned();
+        let message =
+            message.or_else(|| home.map(|name| format!("spec.memberCluster: there is no member {name}")))?;
+        Some(Fault::new("Invalid", message))
+    };
+    facts.sites.iter().map(|(name, fact)| (name.clone(), verdict(fact))).collect()
 }
 
 /// The older policy that has one of its targets.
