@@ -12,21 +12,20 @@ help: ## List what can be done
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: tools ## Play the walk-through live on real control planes, then stay up until Ctrl-C
-	$(CARGO) build --workspace --bins
+	source scripts/tools && $(CARGO) build --workspace --bins
 	source scripts/tools && "$(TARGET)/debug/meridian-demo"
 
 test: tools ## Run every test, the ones on real control planes included
-	$(CARGO) test --workspace --no-run
-	$(CARGO) build --workspace --bins
+	source scripts/tools && $(CARGO) build --workspace --bins
 	source scripts/tools && $(CARGO) test --workspace
 
 e2e: tools ## Run only the tests on real control planes
-	$(CARGO) build --workspace --bins
-	source scripts/tools && $(CARGO) test -p meridian-tests
+	source scripts/tools && $(CARGO) build --workspace --bins
+	source scripts/tools && $(CARGO) test --workspace --test testbed --test propagation --test discovery --test walkthrough
 
 lint: ## Formatting and clippy, warnings are errors
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	source scripts/tools && $(CARGO) clippy --workspace --all-targets -- -D warnings
 
 crds: ## Generate the CRDs of the chart from api/
 	$(CARGO) run -q -p meridian-api --bin crds
@@ -34,7 +33,7 @@ crds: ## Generate the CRDs of the chart from api/
 bench: bench-latency bench-propagation ## Run every benchmark
 
 bench-%: tools
-	$(CARGO) build --release --workspace --bins
+	source scripts/tools && $(CARGO) build --release --workspace --bins
 	source scripts/tools && "$(TARGET)/release/meridian-bench" $*
 
 deny: ## Licences, sources and banned crates (needs cargo-deny; builds it when absent)

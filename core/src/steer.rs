@@ -116,10 +116,10 @@ pub enum Why {
 }
 
 impl Why {
-    /// True when failing open may use the candidate all the same.
+    /// True when only the asker's own probes speak against the candidate.
     #[must_use]
-    pub const fn may_fail_open(self) -> bool {
-        matches!(self, Self::ProbeFailed | Self::Holding | Self::NoReadyEndpoint)
+    pub const fn is_doubtful(self) -> bool {
+        matches!(self, Self::ProbeFailed | Self::Holding)
     }
 }
 

@@ -135,11 +135,16 @@ impl Answer {
 
     /// Ends a chain at a name without what was asked for.
     fn close(mut self, zone: &Zone, rcode: Rcode) -> Self {
-        self.rcode = rcode;
         // RFC 7871 section 7.4: negative answers are for everybody. A chain that ends so is not.
         if self.answers.is_empty() {
             self.scope = 0;
         }
+        self.close_for_asker(zone, rcode)
+    }
+
+    /// As [`Answer::close`], for a negative answer that others would not get.
+    fn close_for_asker(mut self, zone: &Zone, rcode: Rcode) -> Self {
+        self.rcode = rcode;
         // RFC 2308 section 3.
         let ttl = zone.soa.ttl.min(zone.soa.minimum);
         let owner = Owner::Name(zone.domain.clone());
@@ -175,6 +180,8 @@ pub fn answer(view: Option<&View>, question: &Question, asker: &Asker) -> Answer
     let mut name = question.name.clone();
     let mut owner = Owner::Question;
     let mut seen = Vec::new();
+    // Once one owner has been given another's records, no alias may stand at it: it has records of its own.
+    let mut is_flattened = false;
     for _ in 0..=MAX_ALIASES {
         let Some((authority, found)) = view.zones().lookup(&name, question.kind) else {
             // The end of a chain outside our zones is the resolver's to find.
@@ -207,6 +214,7 @@ pub fn answer(view: Option<&View>, question: &Question, asker: &Asker) -> Answer
             Found::Dynamic { declared, alone, .. } => {
                 let choice = view.choice(declared);
                 choice.map_or(Step::Nothing, |choice| {
+                    let alone = alone && !is_flattened;
                     choose(&mut answer, view, zone, choice, alone, &owner, question.kind, asker)
                 })
             }
@@ -217,11 +225,16 @@ pub fn answer(view: Option<&View>, question: &Question, asker: &Asker) -> Answer
         match step {
             Step::Done => return answer,
             Step::Nothing => return answer.close(zone, Rcode::NoError),
+            Step::NothingNear => return answer.close_for_asker(zone, Rcode::NoError),
             Step::Alias(target) => {
                 seen.push(std::mem::replace(&mut name, NameKey::from(&target)));
                 owner = Owner::Name(target);
+                is_flattened = false;
             }
-            Step::Flatten(target) => seen.push(std::mem::replace(&mut name, NameKey::from(&target))),
+            Step::Flatten(target) => {
+                seen.push(std::mem::replace(&mut name, NameKey::from(&target)));
+                is_flattened = true;
+            }
         }
         if seen.contains(&name) {
             // A loop of aliases: what was found is all there is.
@@ -237,6 +250,8 @@ enum Step {
     Done,
     /// The name has nothing of that type.
     Nothing,
+    /// The nearest places have nothing of that type, but others do.
+    NothingNear,
     /// A CNAME was added; its target comes next.
     Alias(DnsName),
     /// No CNAME may stand here: the target's records are given to the same owner.
@@ -290,7 +305,12 @@ fn choose(
         _ => Vec::new(),
     };
     if chosen.is_empty() {
-        return Step::Nothing;
+        let has_it = |place: &Addresses| match kind {
+            RecordType::A => !place.v4.is_empty(),
+            RecordType::AAAA => !place.v6.is_empty(),
+            _ => false,
+        };
+        return if choice.addresses.iter().any(has_it) { Step::NothingNear } else { Step::Nothing };
     }
     let entry = |data| Entry { owner: owner.clone(), ttl: choice.ttl, data: Data::Record(data) };
     answer.answers.extend(chosen.into_iter().map(entry));

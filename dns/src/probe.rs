@@ -30,10 +30,13 @@ pub fn targets(view: &View) -> Targets {
     for choice in view.choices() {
         for (index, candidate) in choice.candidates.iter().enumerate() {
             let known = sockets.entry(key(choice, &candidate.name)).or_default();
-            known.extend(choice.addresses.iter().skip(index).take(1).flat_map(|place| place.sockets()));
+            // The load balancer of a service without pods refuses; that says nothing of the path. A place
+            // with nothing to probe keeps its key, and so what is known of it.
+            if candidate.unusable != Some(Why::NoReadyEndpoint) {
+                known.extend(choice.addresses.iter().skip(index).take(1).flat_map(|place| place.sockets()));
+            }
         }
     }
-    sockets.retain(|_, known| !known.is_empty());
     sockets.into_iter().map(|(key, known)| (key, sample(&known))).collect()
 }
 

@@ -124,7 +124,8 @@ impl Control {
     }
 
     fn snapshot(&mut self) -> Option<Arc<Snapshot>> {
-        self.sources.snapshots.borrow_and_update().clone()
+        // Not marked as seen: a snapshot that arrives while another branch compiles must still be taken in.
+        self.sources.snapshots.borrow().clone()
     }
 
     fn take_snapshot(&mut self) {

@@ -2,8 +2,9 @@
 //!
 //! pingora refuses most of what is malformed, and escapes spaces and control bytes in the target. What it
 //! lets through and a backend could read differently is refused here: a missing Host, Content-Length beside
-//! Transfer-Encoding. Targets are brought to one form before routing, so that a path rule cannot be walked
-//! around: origin form, dot segments resolved.
+//! Transfer-Encoding. Targets are brought to one form before routing: origin form, dot segments resolved.
+//! Percent-encoded characters are compared as they are written, so path rules are for routing, not for
+//! keeping people out.
 
 use http::{Uri, Version, header};
 use pingora::http::RequestHeader;

@@ -52,7 +52,8 @@ struct Candidate<'a> {
 
 fn endpoints(shards: &[(&GlobalService, &Shard)]) -> Vec<SocketAddr> {
     let mut candidates = Vec::new();
-    for (service, shard) in shards {
+    // Pods that are only leaving would soon fail, and say nothing of the path.
+    for (service, shard) in shards.iter().filter(|(_, shard)| shard.ready > 0) {
         for group in &shard.groups {
             let Some(port) = group.ports.first() else { continue };
             for endpoint in &group.endpoints {
@@ -83,7 +84,7 @@ fn endpoints(shards: &[(&GlobalService, &Shard)]) -> Vec<SocketAddr> {
 
 fn gateways(snapshot: &Snapshot, shards: &[(&GlobalService, &Shard)], hosts: &Hosts) -> Vec<SocketAddr> {
     let mut found = BTreeSet::new();
-    for (service, shard) in shards {
+    for (service, shard) in shards.iter().filter(|(_, shard)| shard.ready > 0) {
         // Without ports there is still a gateway or an Ingress controller to probe.
         let port =
             service.ports.first().map_or(BackendPort::Number(80), |port| BackendPort::Number(port.port));

@@ -177,6 +177,10 @@ impl ProxyHttp for Proxy {
     }
 
     async fn request_filter(&self, session: &mut Session, ctx: &mut Ctx) -> Result<bool> {
+        if self.drain.is_draining() {
+            // The client opens its next connection elsewhere, instead of losing a request on this one.
+            session.set_keepalive(None);
+        }
         match self.admit(session, ctx) {
             Ok(Some(())) => Ok(false),
             Ok(None) => {

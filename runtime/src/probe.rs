@@ -303,14 +303,28 @@ fn spread(name: &str, interval: Duration) -> Duration {
 }
 
 /// Success as soon as one address accepts; failure when none does in time.
+///
+/// When this process cannot even try, because it has no descriptor or port left, that is no evidence
+/// against anybody: it counts as success, which changes nothing for a path that is well.
 async fn probe_all(addresses: Vec<SocketAddr>, timeout: Duration) -> Outcome {
     let attempts: FuturesUnordered<_> = addresses.into_iter().map(TcpStream::connect).collect();
-    let first = attempts.filter_map(async |attempt| attempt.ok());
+    let first = attempts.filter_map(async |attempt| match attempt {
+        Ok(_) => Some(()),
+        Err(error) => is_local(&error).then_some(()),
+    });
     tokio::pin!(first);
     match tokio::time::timeout(timeout, first.next()).await {
-        Ok(Some(_)) => Outcome::Success,
+        Ok(Some(())) => Outcome::Success,
         Ok(None) | Err(_) => Outcome::Failure,
     }
+}
+
+/// True when the error is about this process or machine, not about the address.
+fn is_local(error: &std::io::Error) -> bool {
+    // EMFILE, ENFILE, ENOBUFS, ENOMEM on Linux; none of the first three has a kind of its own.
+    const EXHAUSTED: [i32; 4] = [24, 23, 105, 12];
+    error.kind() == std::io::ErrorKind::AddrNotAvailable
+        || error.raw_os_error().is_some_and(|code| EXHAUSTED.contains(&code))
 }
 
 fn log_transition(path: &str, change: Transition) {
@@ -326,6 +340,12 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
+
+    #[test]
+    fn an_exhausted_process_is_told_from_a_dead_path() {
+        assert!(is_local(&std::io::Error::from_raw_os_error(24)));
+        assert!(!is_local(&std::io::Error::from(std::io::ErrorKind::ConnectionRefused)));
+    }
 
     // Time is paused: the runtime jumps to the next timer whenever nothing else is left to do, and
     // connects to loopback are decided by the kernel at once, so no test waits.

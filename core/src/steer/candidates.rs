@@ -37,8 +37,8 @@ fn shard_candidate(
     let dial = cluster.map_or(0.0, |cluster| cluster.dial.fraction(now));
     let unusable = match cluster {
         None => Some(Why::NoAddress),
-        Some(_) if shard.ready == 0 => Some(Why::NoReadyEndpoint),
         Some(_) if dial <= 0.0 => Some(Why::Drained),
+        Some(_) if shard.ready == 0 => Some(Why::NoReadyEndpoint),
         Some(_) => mask.get(&shard.cluster).copied(),
     };
     Candidate {

@@ -32,7 +32,8 @@ pub fn distance(vantage: &Vantage, candidate: &Candidate) -> Option<Millis> {
 /// Orders the usable candidates for `vantage`: by tier, then distance (unknown last), then name.
 ///
 /// When none is usable and the rules say so, it fails open: the candidates that are only unhealthy
-/// are ordered instead. Drained and fenced ones never join: somebody said so on purpose.
+/// are ordered instead, first those that only this asker's probes doubt, and those without a ready
+/// endpoint if there are no others. Drained and fenced ones never join: somebody said so on purpose.
 /// O(n log n).
 #[must_use]
 pub fn rank(vantage: &Vantage, candidates: &[Candidate], rules: &Rules) -> Ranking {
@@ -41,8 +42,13 @@ pub fn rank(vantage: &Vantage, candidates: &[Candidate], rules: &Rules) -> Ranki
     if verdicts.iter().copied().any(usable) || rules.when_all_unhealthy == WhenAllUnhealthy::Empty {
         return order(vantage, candidates, &verdicts, usable, false);
     }
-    let unhealthy = |why: Option<Why>| why.is_some_and(Why::may_fail_open);
-    order(vantage, candidates, &verdicts, unhealthy, true)
+    // A probe that fails may be wrong about a place with pods; the API is not wrong about having none.
+    let doubtful = |why: Option<Why>| why.is_some_and(Why::is_doubtful);
+    let ranking = order(vantage, candidates, &verdicts, doubtful, true);
+    if !ranking.order.is_empty() {
+        return ranking;
+    }
+    order(vantage, candidates, &verdicts, |why| why == Some(Why::NoReadyEndpoint), true)
 }
 
 fn verdict(candidate: &Candidate, rules: &Rules) -> Option<Why> {
@@ -147,6 +153,19 @@ mod tests {
         let ranking = rank(&from("asia-east1"), &fleet, &rules);
         assert_eq!(names(&fleet, &ranking), ["europe-west1"]);
         assert!(ranking.failed_open);
+    }
+
+    #[test]
+    fn failing_open_prefers_a_doubted_place_to_an_empty_one() {
+        let mut fleet = fleet();
+        fleet[0].unusable = Some(Why::NoReadyEndpoint);
+        fleet[1].unusable = Some(Why::Holding);
+        fleet[2].unusable = Some(Why::Drained);
+        let ranking = rank(&from("asia-east1"), &fleet, &Rules::default());
+        assert_eq!(names(&fleet, &ranking), ["europe-west1"]);
+        fleet[1].unusable = Some(Why::NoReadyEndpoint);
+        let ranking = rank(&from("asia-east1"), &fleet, &Rules::default());
+        assert_eq!(names(&fleet, &ranking), ["asia-east1", "europe-west1"]);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use super::cut::{PROMISE, SLACK};
 use super::{PLACES, answered, at_home, load_balancer, ms, routed};
 use crate::site::VIP;
 use crate::walkthrough::clients::{HOST, SERVICE, TAIWAN, curl, load, without_failure};
@@ -33,7 +34,7 @@ pub(in crate::walkthrough) async fn play(story: &mut Story) -> anyhow::Result<()
     let cut = Instant::now();
     let page = curl(Some(asia), VIP, Some(HOST)).await?;
     anyhow::ensure!(page.cluster == "us-central1", "Asia's pods are cut off, yet {page:?}");
-    answered(asia, SERVICE, TAIWAN, next, PATIENCE).await?;
+    answered(asia, SERVICE, TAIWAN, next, PROMISE + SLACK).await?;
     story
         .say(format!("Asia's pods cut off: the route moved at once, the answer after {}", ms(cut.elapsed())));
     bed.member("asia-east1").heal_pods()?;
