@@ -414,6 +414,14 @@ async fn shown_address(bed: Arc<Bed>) -> anyhow::Result<()> {
             && snapshot.ingresses.len() == 2
     })
     .await?;
+    let broken = json!({
+        "apiVersion": "meridian.io/v1alpha1", "kind": "Site", "metadata": {"name": "wrong"},
+        "spec": {"vips": ["nowhere"], "memberCluster": ASIA},
+    });
+    rig.apply(&[broken]).await?;
+    let wrong = rig.condition("site", "wrong", "Accepted", "False").await?;
+    ensure!(wrong["message"].as_str().is_some_and(|text| text.contains("spec.vips[0]")), "{wrong}");
+    rig.condition("site", "edge", "Accepted", "True").await?;
     let address = async |name: &str| {
         let status = asia.get(name).await?.status.and_then(|status| status.load_balancer);
         let first = status.and_then(|status| status.ingress).unwrap_or_default().into_iter().next();
@@ -427,6 +435,6 @@ async fn shown_address(bed: Arc<Bed>) -> anyhow::Result<()> {
         address("foreign").await?.is_none_or(|ip| ip != "203.0.113.1"),
         "a foreign Ingress was written to"
     );
-    rig.bed.kubectl(HUB, &["delete", "site", "edge"]).await?;
+    rig.bed.kubectl(HUB, &["delete", "site", "edge", "wrong"]).await?;
     rig.end(&["shown"]).await
 }
