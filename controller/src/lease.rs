@@ -164,13 +164,24 @@ impl Lease {
                 () = token.cancelled() => return Ok(held),
                 () = tokio::time::sleep(jittered(self.timing.retry())) => {}
             }
-            match self.write(&held.object, i32::try_from(held.term()).unwrap_or(i32::MAX)).await {
+            // The deadline holds during the call too: a follower may lead soon after it.
+            let renewal = self.write(&held.object, i32::try_from(held.term()).unwrap_or(i32::MAX));
+            let left = self.timing.deadline().saturating_sub(held.renewed.elapsed());
+            let Ok(written) = tokio::time::timeout(left, renewal).await else {
+                let message = "the call did not return in time".to_owned();
+                return Err(Lost::Deadline { after: held.renewed.elapsed(), message });
+            };
+            match written {
                 Ok(next) => held = next,
                 Err(error) => {
                     let message = error.message();
                     if error.is_conflict() {
                         // Somebody wrote: another leader, or a person. Only the former ends this one.
-                        match self.read().await {
+                        let left = self.timing.deadline().saturating_sub(held.renewed.elapsed());
+                        let Ok(read) = tokio::time::timeout(left, self.read()).await else {
+                            return Err(Lost::Deadline { after: held.renewed.elapsed(), message });
+                        };
+                        match read {
                             Ok(Some(object)) => {
                                 let holder = object
                                     .spec

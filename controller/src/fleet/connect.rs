@@ -106,6 +106,10 @@ pub(super) fn of_kubefed(
             "only * is possible: single checks of a certificate cannot be turned off",
         ));
     }
+    if !url.starts_with("https://") {
+        // A token must not travel in clear text.
+        return Err(malformed("spec.apiEndpoint", "must be an https URL"));
+    }
     let insecure = !spec.disabled_tls_validations.is_empty();
     let mut kubeconfig = kubeconfig_of(&url, spec.ca_bundle.as_ref(), token, insecure);
     if let Some(proxy) = &spec.proxy_url {

@@ -1,7 +1,7 @@
 //! The registry: from objects on the hub to running members.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Secret;
@@ -104,15 +104,20 @@ impl Registry {
     }
 
     fn watch_hub(&self, tracker: &TaskTracker, token: &CancellationToken, sink: &mpsc::Sender<Message>) {
-        let (hub, out) = (self.hub.clone(), sink.clone());
+        let (hub, out, read) = (self.hub.clone(), sink.clone(), LastRead::default());
         supervise(tracker, token.clone(), "memberclusters", None, move || {
             let api: Api<DeserializeGuard<MemberCluster>> = Api::all(hub.clone());
-            watch_index(api, watcher::Config::default(), readable, out.clone(), Message::MemberClusters)
+            let read = read.clone();
+            let convert = move |guard| read.convert(guard);
+            watch_index(api, watcher::Config::default(), convert, out.clone(), Message::MemberClusters)
         });
         let (hub, out, namespace) = (self.hub.clone(), sink.clone(), self.settings.kubefed_namespace.clone());
+        let read = LastRead::default();
         supervise(tracker, token.clone(), "kubefedclusters", None, move || {
             let api: Api<DeserializeGuard<KubeFedCluster>> = Api::namespaced(hub.clone(), &namespace);
-            watch_index(api, watcher::Config::default(), readable, out.clone(), Message::KubeFedClusters)
+            let read = read.clone();
+            let convert = move |guard| read.convert(guard);
+            watch_index(api, watcher::Config::default(), convert, out.clone(), Message::KubeFedClusters)
         });
     }
 
@@ -432,17 +437,41 @@ fn credentials(secret: Secret) -> Option<(String, Option<Credentials>)> {
     Some((secret.metadata.name?, Some(Credentials { data: secret.data.unwrap_or_default(), lease })))
 }
 
-/// Name and object, or nothing and a log line if it cannot be read: one bad object disturbs nothing else.
-fn readable<K>(guard: DeserializeGuard<K>) -> Option<(String, Option<Arc<K>>)>
-where
-    K: Resource<DynamicType = ()> + DeserializeOwned,
-{
-    match guard.0 {
-        Ok(object) => Some((object.meta().name.clone()?, Some(Arc::new(object)))),
-        Err(bad) => {
-            let ObjectMeta { name, .. } = bad.metadata;
-            tracing::warn!(kind = %K::kind(&()), name, error = bad.error, "Object cannot be read");
-            None
+/// The last version of each object that could be read.
+///
+/// A list leaves out nothing that exists: an object that cannot be read any more stands as it was, because a member
+/// that seems to have left takes its shards and its pending removals with it.
+struct LastRead<K>(Arc<Mutex<BTreeMap<String, Arc<K>>>>);
+
+impl<K> Clone for LastRead<K> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<K> Default for LastRead<K> {
+    fn default() -> Self {
+        Self(Arc::default())
+    }
+}
+
+impl<K: Resource<DynamicType = ()> + DeserializeOwned> LastRead<K> {
+    /// Name and object; the version before, or nothing, and a log line if it cannot be read.
+    fn convert(&self, guard: DeserializeGuard<K>) -> Option<(String, Option<Arc<K>>)> {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match guard.0 {
+            Ok(object) => {
+                let (name, object) = (object.meta().name.clone()?, Arc::new(object));
+                last.insert(name.clone(), Arc::clone(&object));
+                Some((name, Some(object)))
+            }
+            Err(bad) => {
+                let ObjectMeta { name, .. } = bad.metadata;
+                tracing::warn!(kind = %K::kind(&()), name, error = bad.error, "Object cannot be read");
+                let name = name?;
+                let held = last.get(&name).cloned();
+                Some((name, held))
+            }
         }
     }
 }

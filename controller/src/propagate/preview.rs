@@ -127,6 +127,9 @@ pub async fn preview(
     let effects =
         seen.into_iter().filter_map(|(name, s)| Some((name.clone(), s.effect(&plan, &name)?))).collect();
     let problem = plan.problem.as_ref().map(|problem| match problem {
+        Problem::NamespaceInvalid => {
+            format!("FederatedNamespace {} is not valid: nothing is changed", key.namespace)
+        }
         Problem::NamespaceNotFederated => {
             format!("NamespaceNotFederated: namespace {} has no FederatedNamespace", key.namespace)
         }
@@ -142,7 +145,7 @@ struct Seen {
 }
 
 async fn look(enlisted: Enlisted, kind: &Kind, key: &Key, hub_uid: Option<&str>) -> Seen {
-    let mut member = Member { labels: enlisted.labels, is_hub: false, holds: None };
+    let mut member = Member { labels: enlisted.labels, is_hub: true, holds: None };
     let found = match enlisted.client {
         Ok(client) => {
             let namespaces: Api<k8s_openapi::api::core::v1::Namespace> = Api::all(client.clone());

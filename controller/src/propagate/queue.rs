@@ -66,6 +66,11 @@ impl<J: Clone + PartialEq> Queue<J> {
         }
     }
 
+    /// True while a job for `key` runs.
+    pub(super) fn is_running(&self, key: &Key) -> bool {
+        self.running.contains_key(key)
+    }
+
     /// The next job to start now, if any may.
     pub(super) fn next(&mut self, now: Instant) -> Option<(Key, J)> {
         while let Some((due, _)) = self.delayed.first()

@@ -29,6 +29,8 @@ pub enum Gate {
     Within(BTreeSet<ClusterName>),
     /// The namespace is not federated: the object goes nowhere.
     NotFederated,
+    /// Where the namespace goes cannot be said: nothing is written and nothing is removed.
+    Held,
 }
 
 /// What a plan needs to know of a member.
@@ -101,6 +103,8 @@ pub struct ClusterFault {
 pub enum Problem {
     /// KubeFed's `NamespaceNotFederated`: selected nowhere.
     NamespaceNotFederated,
+    /// The FederatedNamespace cannot be understood; what there is stays as it is.
+    NamespaceInvalid,
     /// The placement names clusters that are not registered; the others are served. Sorted.
     UnknownClusters(Vec<String>),
 }
@@ -130,6 +134,10 @@ impl Plan {
 #[must_use]
 pub fn plan(input: &PlanInput) -> Plan {
     let mut plan = Plan::default();
+    if input.gate == Gate::Held {
+        plan.problem = Some(Problem::NamespaceInvalid);
+        return plan;
+    }
     let (selected, problem) = select(input);
     plan.problem = problem;
     for cluster in &selected {
@@ -186,6 +194,7 @@ fn select(input: &PlanInput) -> (BTreeSet<ClusterName>, Option<Problem>) {
         Gate::Open => {}
         Gate::Within(clusters) => selected.retain(|c| clusters.contains(c)),
         Gate::NotFederated => return (BTreeSet::new(), Some(Problem::NamespaceNotFederated)),
+        Gate::Held => return (BTreeSet::new(), Some(Problem::NamespaceInvalid)),
     }
     let problem = (!unknown.is_empty()).then_some(Problem::UnknownClusters(unknown));
     (selected, problem)

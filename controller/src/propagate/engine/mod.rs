@@ -462,8 +462,14 @@ fn kind_of(guard: DeserializeGuard<FederatedTypeConfig>) -> Option<(Arc<str>, Op
 }
 
 fn adoption_of(guard: DeserializeGuard<KubeFedConfig>) -> Option<(String, Option<bool>)> {
-    let config = guard.0.ok()?;
-    Some((config.name_any(), Some(config.spec.adopts())))
+    match guard.0 {
+        Ok(config) => Some((config.name_any(), Some(config.spec.adopts()))),
+        Err(bad) => {
+            // It may say that foreign objects are not to be touched, so they are not.
+            tracing::warn!(name = bad.metadata.name, error = bad.error, "KubeFedConfig cannot be read");
+            Some((bad.metadata.name?, Some(false)))
+        }
+    }
 }
 
 fn ledger_of(guard: DeserializeGuard<MemberLedger>) -> Option<(ClusterName, Option<Vec<Tombstone>>)> {

@@ -65,6 +65,16 @@ impl Engine {
             }
         };
         let gate = if kind.target.is_namespaced { self.gate(&key.namespace) } else { Gate::Open };
+        if gate == Gate::Held {
+            if let Some(entry) = self.wrappers.get_mut(key) {
+                // What is known of the members stays in the status: a deletion needs to know where to look.
+                let message =
+                    format!("FederatedNamespace {} is not valid: nothing is changed", key.namespace);
+                entry.overall = Some(Overall { reason: "ComputePlacementFailed", message });
+            }
+            self.mark_status(key);
+            return;
+        }
         let members = self.fleet_for(key);
         let planned = plan(&request.into_input(&kind, key, gate, members));
         self.carry_out(key, &planned);
@@ -78,7 +88,8 @@ impl Engine {
             .map(|(name, state)| {
                 let member = Member {
                     labels: state.member.facts.labels.clone(),
-                    is_hub: state.cluster_uid().is_some_and(|uid| uid == self.hub_uid),
+                    // Before its UID is read any member may be the hub, whose namespaces are never deleted.
+                    is_hub: state.cluster_uid().is_none_or(|uid| uid == self.hub_uid),
                     holds: state.synced.contains(&key.kind).then(|| state.index.contains_key(key)),
                 };
                 (name.clone(), member)
@@ -108,19 +119,9 @@ impl Engine {
         };
         match validate::request(&running.kind, &key, &entry.wrapper.spec) {
             Ok(request) => Gate::Within(request.placement().resolve(&self.fleet_for(&key)).0),
-            // Where the namespace goes cannot be said: its objects stay where they are. They are held, below, by
-            // being allowed exactly there.
-            Err(_) => Gate::Within(self.holders_in(namespace)),
+            // Where the namespace goes cannot be said: its objects stay where and as they are.
+            Err(_) => Gate::Held,
         }
-    }
-
-    /// Members that hold anything of a namespace.
-    fn holders_in(&self, namespace: &Arc<str>) -> BTreeSet<ClusterName> {
-        self.members
-            .iter()
-            .filter(|(_, m)| m.index.keys().any(|k| k.namespace == *namespace))
-            .map(|(name, _)| name.clone())
-            .collect()
     }
 
     /// Turns a plan into jobs and cells. The plan leaves no choice; what is decided here is only whether a write is
@@ -164,6 +165,10 @@ impl Engine {
             }
         }
         entry.overall = planned.problem.as_ref().map(|problem| match problem {
+            Problem::NamespaceInvalid => Overall {
+                reason: "ComputePlacementFailed",
+                message: format!("FederatedNamespace {} is not valid: nothing is changed", key.namespace),
+            },
             Problem::NamespaceNotFederated => Overall {
                 reason: "NamespaceNotFederated",
                 message: format!("namespace {} has no FederatedNamespace", key.namespace),
@@ -190,9 +195,14 @@ impl Engine {
         let mut tombstones: Vec<(ClusterName, Tombstone)> = Vec::new();
         let hub_uid = &self.hub_uid;
         for (name, member) in &mut self.members {
-            let is_hub = member.cluster_uid().as_deref() == Some(hub_uid);
+            let is_hub = member.cluster_uid().is_none_or(|uid| uid == *hub_uid);
             let Some(fact) = member.index.get(key).cloned() else {
                 member.queue.withdraw(key);
+                // A write under way may still make the object; its end brings this step again.
+                if member.queue.is_running(key) && !is_orphaning {
+                    cells.insert(name.clone(), Cell::Pending);
+                    continue;
+                }
                 // Never read: whether something is there is not known, and must not be taken for nothing.
                 let is_unread = !member.synced.contains(&key.kind) && was_placed.contains(name.as_str());
                 if is_unread && !is_orphaning {
