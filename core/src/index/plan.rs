@@ -9,7 +9,9 @@ use super::{
 use crate::{
     id::ObjectKey,
     name::DnsName,
-    snapshot::{Certificate, DnsPolicy, GlobalIngress, NameTarget, Policy, ServicePort, Shard, TlsHosts},
+    snapshot::{
+        Certificate, DnsPolicy, GlobalIngress, HostRule, NameTarget, Policy, ServicePort, Shard, TlsHosts,
+    },
 };
 
 /// What follows from the hub's objects and the members' Ingresses, endpoints aside.
@@ -156,19 +158,36 @@ fn global_ingress(
     claims: &Claims,
 ) -> GlobalIngress {
     let is_denied = |host: &DnsName| claims.denied.contains(&(key.clone(), host.clone()));
-    let rules = fact.rules.iter().filter(|rule| !rule.host.as_ref().is_some_and(is_denied)).cloned();
+    let rules: Vec<HostRule> =
+        fact.rules.iter().filter(|rule| !rule.host.as_ref().is_some_and(is_denied)).cloned().collect();
+    // A certificate counts only for hosts that the Ingress itself routes: otherwise any namespace could
+    // put its own before a host of another.
+    let routes = |host: &DnsName| rules.iter().any(|rule| rule.host.as_ref() == Some(host));
+    let is_elsewhere = |host: &DnsName| {
+        let others = attachments.ingresses.iter().filter(|(other, _)| *other != key);
+        others.flat_map(|(_, (_, other))| &other.rules).any(|rule| {
+            rule.host.as_ref().is_some_and(|named| {
+                named == host || (named.is_wildcard() && named.parent() == host.parent())
+            })
+        })
+    };
+    let has_hosts = rules.iter().any(|rule| rule.host.is_some());
+    let vouches = |host: &DnsName| routes(host) || (!has_hosts && !is_elsewhere(host));
     let attached = attachments.on_ingresses.get(key);
     let target = NameTarget::Ingress(key.clone());
     GlobalIngress {
         key: key.clone(),
         created: fact.created,
-        rules: rules.collect(),
         default_backend: fact.default_backend.clone(),
         tls: fact
             .tls
             .iter()
-            .map(|tls| TlsHosts { hosts: tls.hosts.clone(), certificate: tls.secret.clone() })
+            .map(|tls| (tls, tls.hosts.iter().filter(|host| vouches(host)).cloned().collect::<Vec<_>>()))
+            // No hosts means every host of the object, which is not what is left of a list.
+            .filter(|(tls, hosts)| tls.hosts.is_empty() || !hosts.is_empty())
+            .map(|(tls, hosts)| TlsHosts { hosts, certificate: tls.secret.clone() })
             .collect(),
+        rules,
         policy: attached
             .map(|(_, policy)| steering(policy, dns_policy(facts, Some(policy), &target, claims))),
     }

@@ -603,3 +603,15 @@ proptest! {
         prop_assert_eq!(&a.clusters, &b.clusters);
     }
 }
+
+#[test]
+fn a_certificate_counts_only_for_hosts_that_its_ingress_routes() {
+    let mut fleet = Fleet::of(&["eu"]).federates("web").runs("eu", "web", 1);
+    let tls = || vec![TlsFact { hosts: vec!["shop.example.org".parse().unwrap()], secret: key("tls") }];
+    fleet.ingress(key("shop"), 2, IngressFact { tls: tls(), ..ingress(Some("shop.example.org"), "web") });
+    fleet.ingress(key("thief"), 1, IngressFact { tls: tls(), ..ingress(Some("thief.example.org"), "web") });
+    fleet.ingress(key("bare"), 1, IngressFact { tls: tls(), ..ingress(None, "web") });
+    let snapshot = fleet.settle();
+    let certificates = |name: &str| snapshot.ingresses[&key(name)].tls.len();
+    assert_eq!([certificates("shop"), certificates("thief"), certificates("bare")], [1, 0, 0]);
+}
