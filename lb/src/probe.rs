@@ -124,9 +124,10 @@ mod tests {
                 )
             })
             .collect();
-        let endpoints = zones.iter().enumerate().flat_map(endpoint).collect();
+        let endpoints: Vec<Endpoint> = zones.iter().enumerate().flat_map(endpoint).collect();
+        let ready = u32::try_from(endpoints.len()).unwrap();
         let ports = vec![EndpointPort { name: "".into(), port: 8080 }];
-        Shard { groups: vec![EndpointGroup { ports, endpoints }], ..shard("eu", &[]) }
+        Shard { ready, groups: vec![EndpointGroup { ports, endpoints }], ..shard("eu", &[]) }
     }
 
     fn snapshot(network: Network, services: impl IntoIterator<Item = GlobalService>) -> Snapshot {
@@ -171,6 +172,13 @@ mod tests {
             &Hosts::new(),
         );
         assert_eq!(found["eu"], [SocketAddr::from(([203, 0, 113, 1], 8080))]);
+    }
+
+    #[test]
+    fn pods_that_only_leave_are_not_probed() {
+        let leaving = Shard { ready: 0, ..in_zones(&[("a", 2)]) };
+        let found = targets(&snapshot(Network::Flat, [service("web", [leaving])]), &Hosts::new());
+        assert_eq!(found["eu"], []);
     }
 
     #[test]

@@ -167,7 +167,7 @@ fn failing_open_sends_all_to_the_nearest_with_an_address() {
     service.shards[0].ready = 0;
     let target = Case::at("asia-east1", service).mask("europe-west1").mask("us-central1").target();
     assert!(target.failed_open);
-    assert_eq!((order(&target)[1], weights(&target)[1]), ("us-central1", 1.0));
+    assert_eq!((order(&target)[0], weights(&target)[0]), ("us-central1", 1.0));
 }
 
 #[test]
