@@ -19,7 +19,7 @@ use crate::lease::{Lease, Timing};
 use crate::{discover, fleet, hub, propagate};
 
 /// Where the admin port listens unless told otherwise.
-const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 9090);
+const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9090);
 /// How long the parts may take to end at shutdown.
 const FAREWELL: Duration = Duration::from_secs(10);
 

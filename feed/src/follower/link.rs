@@ -64,6 +64,7 @@ pub(super) async fn follow(follower: &Follower) {
     // What the hub sent last. None before this process was sent anything: what came from a file is not
     // resumed from.
     let mut sent = None;
+    let mut is_away = false;
     loop {
         let mut link = Link { follower, sent: &mut sent, progress: false };
         let outcome = link.run().await;
@@ -71,7 +72,13 @@ pub(super) async fn follow(follower: &Follower) {
         set_connected(follower, false);
         if let Err(broken) = outcome {
             let cause = chain(&broken);
-            tracing::info!(error = cause, "Feed is not connected");
+            // Once per outage; each further attempt is only of interest to who looks for it.
+            if progressed || !is_away {
+                tracing::info!(error = cause, "Feed is not connected");
+            } else {
+                tracing::debug!(error = cause, "Feed is not connected");
+            }
+            is_away = true;
         }
         backoff = if progressed { BACKOFF.0 } else { (backoff * 2).min(BACKOFF.1) };
         // Full jitter above the minimum: a restarted hub must not meet all its edges at one moment.
@@ -85,7 +92,8 @@ struct Link<'a> {
     follower: &'a Follower,
     /// The basis of deltas. What is held may be more: see [`Snapshot::completed_by`].
     sent: &'a mut Option<Arc<Snapshot>>,
-    /// Whether the hub was met: the next attempt may come soon.
+    /// Whether a batch was committed: the next attempt may come soon. Merely being answered is not enough, or a
+    /// hub whose batches are refused would be asked ten times a second.
     progress: bool,
 }
 
@@ -99,7 +107,6 @@ impl Link<'_> {
         let opened = client.follow(ReceiverStream::new(frames));
         let opened = tokio::time::timeout(HELLO_TIMEOUT, opened).await;
         let mut inbound = opened.map_err(|_| Broken::Protocol("no answer to Hello"))??.into_inner();
-        self.progress = true;
         set_connected(self.follower, true);
         tracing::info!(site = %self.follower.site, role = %self.follower.role, "Feed is connected");
 
@@ -115,6 +122,8 @@ impl Link<'_> {
                         refuse(&outbound, &broken, &mut inbound).await;
                         return Err(broken);
                     }
+                    // A batch was committed: this hub can be followed.
+                    self.progress |= batch.is_none();
                 }
                 _ = tick.tick() => {
                     if loads.has_changed().unwrap_or(false) {

@@ -74,6 +74,11 @@ impl MemberState {
         self.member.observed().borrow().cluster_uid.clone()
     }
 
+    /// True between a new connection and the result of its first probe.
+    pub(super) fn is_unprobed(&self) -> bool {
+        self.member.client().is_some() && matches!(&*self.member.health().borrow(), Health::Unknown)
+    }
+
     /// Why the member is not ready, for people.
     pub(super) fn why_not_ready(&self) -> String {
         match &*self.member.health().borrow() {

@@ -433,6 +433,10 @@ enum Buried {
 
 /// Why nothing can be written to a member now.
 fn waiting_for(member: &MemberState, key: &Key) -> Cell {
+    if member.is_unprobed() {
+        // A connection that was just made: nothing is known against it, so nothing is reported.
+        return Cell::Pending;
+    }
     if !member.is_ready {
         return Cell::bad("ClusterNotReady", member.why_not_ready());
     }
