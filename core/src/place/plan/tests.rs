@@ -79,6 +79,13 @@ fn a_namespace_that_is_not_federated_sends_its_objects_nowhere() {
 }
 
 #[test]
+fn a_namespace_that_cannot_be_understood_holds_its_objects() {
+    let planned = plan(&held_everywhere(PlanInput { gate: Gate::Held, ..input() }));
+    assert!(places(&planned).is_empty() && planned.prunes.is_empty(), "nothing written, nothing removed");
+    assert_eq!(planned.problem, Some(Problem::NamespaceInvalid));
+}
+
+#[test]
 fn unknown_clusters_are_named_and_hinder_nobody() {
     let planned = plan(&PlanInput { placement: named(&["nope", "m1", "gone"]), ..input() });
     assert_eq!(places(&planned), ["m1"]);
